@@ -1,0 +1,158 @@
+"""Event logs and the batches cut from them, all vectorised.
+
+One user is one row of a ragged array. A training batch holds whole windows of a user's sequence,
+every event of which is a target, instead of one row per prefix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+
+
+@dataclass(frozen=True)
+class EventLog:
+    """Events sorted by user, then time.
+
+    Args:
+        items: int64 ``[n_events]`` item ids.
+        offsets: int64 ``[n_users + 1]``; user *u* owns ``items[offsets[u]:offsets[u + 1]]``.
+    """
+
+    items: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def from_columns(cls, users, items, n_users):
+        """From columns already sorted by user and time."""
+        counts = np.bincount(users, minlength=n_users)
+        return cls(np.asarray(items, dtype=np.int64), np.r_[0, np.cumsum(counts)].astype(np.int64))
+
+    def counts(self):
+        """Events per user, int64 ``[n_users]``."""
+        return np.diff(self.offsets)
+
+    def users(self):
+        """User of each event, int64 ``[n_events]``."""
+        return np.repeat(np.arange(len(self.offsets) - 1), self.counts())
+
+    def heads(self, counts):
+        """The log of each user's first ``counts[u]`` events."""
+        position = np.arange(len(self.items)) - np.repeat(self.offsets[:-1], self.counts())
+        keep = position < np.repeat(counts, self.counts())
+        return EventLog(self.items[keep], np.r_[0, np.cumsum(counts)].astype(np.int64))
+
+    def target_positions(self):
+        """Positions of all events that have an earlier event of the same user, int64."""
+        first = np.zeros(len(self.items), dtype=bool)
+        first[self.offsets[:-1][self.counts() > 0]] = True
+        return np.flatnonzero(~first)
+
+    def histories(self, positions, max_length):
+        """The events before each position, at most the last ``max_length``, oldest first.
+
+        Returns:
+            items int64 ``[n, max_length]``, right-padded with 0, and lengths int64 ``[n]``.
+        """
+        users = np.searchsorted(self.offsets, positions, side="right") - 1
+        lengths = np.minimum(positions - self.offsets[users], max_length)
+        return self.gather(positions - lengths, lengths, max_length), lengths
+
+    def gather(self, starts, lengths, width):
+        """Rows ``items[start:start + length]``, right-padded with 0 to ``width``; int64 ``[n, width]``."""
+        column = np.arange(width)
+        index = starts[:, None] + column
+        inside = column < lengths[:, None]
+        return np.where(inside, self.items[np.where(inside, index, 0)], 0)
+
+
+def windows(log, costs, budget, phase):
+    """Cut each user's sequence into consecutive windows of whole events.
+
+    Args:
+        log: :class:`EventLog`.
+        costs: int64 ``[n_items]``: what an event of this item costs (its tokens, or 1).
+        budget: largest cost of a window; at least ``max(costs)``.
+        phase: int64 ``[n_users]`` in ``[0, budget - max(costs) + 1)``: where each user's first cut falls, so that
+            cuts differ from epoch to epoch.
+
+    Returns:
+        starts, lengths: int64 ``[n_windows]``: each window is ``log.items[start:start + length]``. Windows cover every
+        event exactly once, and a sequence that fits into the budget stays whole.
+    """
+    cost = costs[log.items]
+    stride = budget - int(costs.max()) + 1
+    if stride < 1:
+        raise ValueError(f"a window budget of {budget} cannot hold one item of {int(costs.max())} tokens")
+    users = log.users()
+    before = np.r_[0, np.cumsum(cost)]
+    spent = before[:-1] - before[log.offsets[:-1]][users]
+    totals = before[log.offsets[1:]] - before[log.offsets[:-1]]
+    # An event belongs to the window its first token falls into; the last one may reach max(costs) - 1 further.
+    number = np.where((totals > budget)[users], (spent + phase[users]) // stride, 0)
+    begins = np.flatnonzero(np.r_[True, (users[1:] != users[:-1]) | (number[1:] != number[:-1])])
+    return begins, np.diff(np.r_[begins, len(log.items)])
+
+
+class WindowLoader:
+    """Training batches of windows of similar length: ``item_id_list`` ``[R, n]`` and ``item_length`` ``[R]``.
+
+    Windows are sorted by cost with a random tie-break and cut into batches of about ``batch_cost``; the order of
+    batches is random. So little is padded, and no row mixes two users. An epoch depends on ``seed`` and its number
+    only, which makes the order of the data reproducible after a resume.
+
+    Args:
+        config: the run's configuration (field names, ``seed``).
+        dataset: a built :class:`~recbole_vsid.data.dataset.SemanticIDDataset`, the training split.
+        costs: int64 ``[n_items]``, see :func:`windows`.
+        budget: largest cost of one window.
+        batch_cost: cost of one batch, padding included.
+    """
+
+    def __init__(self, config, dataset, costs, budget, batch_cost):
+        self.config, self._dataset, self.dataset = config, dataset, dataset
+        self.log, self.costs, self.budget, self.batch_cost = dataset.training, costs, budget, batch_cost
+        self.items_field = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
+        self.length_field = config["ITEM_LIST_LENGTH_FIELD"]
+        self.epoch = 0
+        self._plan = None
+
+    def set_epoch(self, epoch):
+        """Choose the epoch that the next iteration gives."""
+        self.epoch, self._plan = epoch, None
+
+    def _batches(self):
+        if self._plan is None:
+            rng = np.random.default_rng([self.config["seed"], self.epoch])
+            stride = self.budget - int(self.costs.max()) + 1
+            phase = rng.integers(0, max(stride, 1), size=len(self.log.offsets) - 1)
+            starts, lengths = windows(self.log, self.costs, self.budget, phase)
+            before = np.r_[0, np.cumsum(self.costs[self.log.items])]
+            cost = before[starts + lengths] - before[starts]
+            order = np.lexsort((rng.random(len(cost)), cost))
+            bounds = _equal_cost_bounds(cost[order], self.batch_cost)
+            parts = [order[begin:end] for begin, end in zip(bounds[:-1], bounds[1:])]
+            self._plan = [(starts[parts[i]], lengths[parts[i]]) for i in rng.permutation(len(parts))]
+        return self._plan
+
+    def __len__(self):
+        return len(self._batches())
+
+    def __iter__(self):
+        for starts, lengths in self._batches():
+            rows = self.log.gather(starts, lengths, int(lengths.max()))
+            yield Interaction({self.items_field: torch.from_numpy(rows), self.length_field: torch.from_numpy(lengths)})
+
+
+def _equal_cost_bounds(sorted_cost, batch_cost):
+    """Cut ascending costs so that rows × longest row stays within ``batch_cost`` (at least one row a batch)."""
+    bounds = [0]
+    while bounds[-1] < len(sorted_cost):
+        begin = bounds[-1]
+        # rows * longest grows with the end of the batch, so the last end that fits is found by bisection.
+        area = (np.arange(begin, len(sorted_cost)) - begin + 1) * sorted_cost[begin:]
+        bounds.append(begin + max(1, int(np.searchsorted(area, batch_cost, side="right"))))
+    return bounds

@@ -1,0 +1,127 @@
+"""Beam search over the semantic IDs that exist, for all users at once.
+
+The search of VLSID (arXiv 2602.16375, official code), with two differences that change no result:
+candidates are only the children of live tree nodes (a ragged gather, not a top-k over
+beams × vocabulary), and a beam that has finished an item costs nothing afterwards. The codes are
+prefix-free, so the sum of a code's log-probabilities is the model's joint log-probability of the
+item whatever its length, and there is no length normalisation.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+@torch.no_grad()
+def constrained_beam_search(step, trie, beam_width, k=None):
+    """The most probable items of each user.
+
+    The first token's log-probabilities are renormalised over the tokens that begin some code, later
+    ones are log-softmax over the whole vocabulary. Of all candidates of a user the best
+    ``beam_width`` are kept; those that complete an item go to the user's result and free their
+    place. Everything about scores is computed in fp32.
+
+    Args:
+        step: the model's incremental decoder. ``step(None, None)`` returns logits ``[B, 1, n_tokens]``
+            of the first token; afterwards ``step(tokens, parents)`` with int64 ``[B, W]`` appends
+            ``tokens[b, w]`` to the prefix that stood at place ``parents[b, w]`` of the previous call
+            and returns logits ``[B, W, n_tokens]``. W is the largest number of live beams over the
+            users and changes from call to call; places beyond a user's own beams hold valid but
+            meaningless values. More logits than the tree has tokens are allowed, those behind
+            ``n_tokens`` take part in the normalisation only.
+        trie: :class:`~recbole_vsid.decoding.trie.PrefixTrie` on the device of the logits.
+        beam_width: places per user; wider than the catalogue makes the search exact.
+        k: number of items wanted. Scores only fall, so beams worse than a user's ``k``-th best finished
+            item are given up, and the search ends when none is left; the result is the same as without.
+
+    Returns:
+        ``(items, scores)``, int64 and float32 ``[B, K]``: best first, of equal scores the smaller id
+        first, empty places item 0 with −inf. K is ``k``, or without it the largest number of items
+        that any user has.
+
+    Raises:
+        ValueError: ``beam_width`` or ``k`` below 1, or ``step`` returns logits of another shape.
+    """
+    if beam_width < 1:
+        raise ValueError(f"beam_width must be at least 1, not {beam_width}")
+    if k is not None and k < 1:
+        raise ValueError(f"k must be at least 1, not {k}")
+
+    tokens = parents = nodes = scores = None
+    found_items, found_scores = [], []
+    while True:
+        logits = step(tokens, parents)
+        if nodes is None:
+            nodes = torch.zeros(logits.shape[:2], dtype=torch.int64, device=logits.device)
+            scores = torch.zeros(logits.shape[:2], dtype=torch.float32, device=logits.device)
+        check_logits(logits, nodes, trie)
+        log_total = log_normaliser(logits, trie, first=tokens is None)
+        tokens, parents, nodes, scores = _best_children(logits, log_total, nodes, scores, trie, beam_width)
+
+        items = trie.item[nodes]
+        live = scores > -torch.inf
+        finished = live & (items > 0)
+        live &= ~finished
+        found_items.append(items.masked_fill(~finished, 0))
+        found_scores.append(scores.masked_fill(~finished, -torch.inf))
+
+        if k is not None:
+            pool = torch.cat(found_scores, dim=1)
+            if pool.size(1) >= k:
+                # A beam as good as the k-th item stays, so that ties too come out as without the stop.
+                kth = pool.topk(k, dim=1).values[:, -1:]
+                live &= scores >= kth
+        width = int(live.sum(1).max()) if len(live) else 0
+        if width == 0:
+            return _rank(torch.cat(found_items, dim=1), torch.cat(found_scores, dim=1), k)
+        # Move the live beams to the front; the rest become beams of a leaf, which has no candidates.
+        scores, place = scores.masked_fill(~live, -torch.inf).topk(width, dim=1)
+        nodes = nodes.gather(1, place).masked_fill(scores == -torch.inf, trie.n_nodes - 1)
+        tokens, parents = tokens.gather(1, place), parents.gather(1, place)
+
+
+def check_logits(logits, nodes, trie):
+    """Refuse logits that are not ``[B, W, at least n_tokens]`` for ``nodes`` ``[B, W]``."""
+    if logits.ndim != 3 or logits.shape[:2] != nodes.shape or logits.size(2) < trie.n_tokens:
+        expected = (*nodes.shape, trie.n_tokens)
+        raise ValueError(f"step returned logits of shape {tuple(logits.shape)}, expected {expected}")
+
+
+def log_normaliser(logits, trie, first):
+    """What to subtract from logits ``[B, W, n_tokens]`` to get log-probabilities, fp32 ``[B, W]``.
+
+    At the ``first`` token only the tokens that begin a code count, later all of them.
+    """
+    if first:
+        logits = logits[..., trie.token[1 : int(trie.child_offsets[1]) + 1]]
+    return logits.float().logsumexp(-1)
+
+
+def _best_children(logits, log_total, nodes, scores, trie, beam_width):
+    """The best candidates of each user, ``(tokens, parents, nodes, scores)``, each ``[B, <= beam_width]``."""
+    n_users, width = nodes.shape
+    tokens, children, slot = trie.children(nodes.flatten())
+    log_prob = logits.flatten(0, 1)[slot, tokens].float() - log_total.flatten()[slot]
+    user = slot // width
+    counts = torch.bincount(user, minlength=n_users)
+    column = torch.arange(slot.numel(), device=slot.device) - (counts.cumsum(0) - counts)[user]
+    widest = int(counts.max()) if n_users else 0
+    candidates = scores.new_full((n_users, widest), -torch.inf)
+    candidates[user, column] = scores.flatten()[slot] + log_prob
+    scores, column = candidates.topk(min(beam_width, widest), dim=1)
+    # A user's candidates lie one after another; behind its last one any edge will do, the score is −inf.
+    edge = ((counts.cumsum(0) - counts).unsqueeze(1) + column).clamp(max=max(slot.numel() - 1, 0))
+    return tokens[edge], slot[edge] % width, children[edge], scores
+
+
+def _rank(items, scores, k):
+    """Order ``[B, n]`` by score, then by item id; cut or fill up to ``k`` columns."""
+    if k is None:
+        k = int((items > 0).sum(1).max()) if len(items) else 0
+    missing = max(k - items.size(1), 0)
+    items, by_item = items.sort(dim=1)
+    scores, by_score = scores.gather(1, by_item).sort(dim=1, descending=True, stable=True)
+    items = items.gather(1, by_score)
+    items = torch.nn.functional.pad(items, (0, missing))
+    scores = torch.nn.functional.pad(scores, (0, missing), value=-torch.inf)
+    return items[:, :k], scores[:, :k]

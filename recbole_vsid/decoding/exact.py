@@ -1,0 +1,46 @@
+"""Exact scores of every item: the tree walked level by level, nothing pruned.
+
+The oracle of the beam search, and an alternative to it for small catalogues.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from recbole_vsid.decoding.beam import check_logits, log_normaliser
+
+
+@torch.no_grad()
+def score_catalogue(step, trie):
+    """Log-probability of every item, normalised as in the beam search (arXiv 2602.16375, official code).
+
+    ``step`` is called with all inner nodes of a level at once, so it returns logits of size
+    users × nodes × vocabulary: the caller has to choose the number of users accordingly.
+
+    Args:
+        step: incremental decoder, see :func:`~recbole_vsid.decoding.beam.constrained_beam_search`.
+        trie: :class:`~recbole_vsid.decoding.trie.PrefixTrie` on the device of the logits.
+
+    Returns:
+        float32 ``[B, n_items]``; −inf for the padding item and for items outside the tree.
+
+    Raises:
+        ValueError: ``step`` returns logits of another shape.
+    """
+    logits = step(None, None)
+    n_users = logits.size(0)
+    result = torch.full((n_users, trie.n_items), -torch.inf, device=logits.device)
+    nodes = torch.zeros(1, dtype=torch.int64, device=logits.device)
+    scores = torch.zeros(n_users, 1, device=logits.device)
+    for depth in range(trie.max_depth):
+        check_logits(logits, nodes.expand(n_users, -1), trie)
+        tokens, nodes, row = trie.children(nodes)
+        log_total = log_normaliser(logits, trie, first=depth == 0)
+        scores = (scores - log_total)[:, row] + logits[:, row, tokens].float()
+        items = trie.item[nodes]
+        leaf = items > 0
+        result[:, items[leaf]] = scores[:, leaf]
+        nodes, scores = nodes[~leaf], scores[:, ~leaf]
+        if nodes.numel():
+            logits = step(tokens[~leaf].expand(n_users, -1), row[~leaf].expand(n_users, -1))
+    return result

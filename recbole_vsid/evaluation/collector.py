@@ -1,0 +1,102 @@
+"""One scoring pass, two protocols: consumed items kept, and consumed items masked.
+
+Whether items a user has already consumed stay candidates is worth more than most methods claim, so
+every evaluation gives both, for RecBole's models too; ``mask_history`` says which one selects the model.
+
+Also mended here: in RecBole 1.2.1 ``topk`` fills free slots of a ranking with arbitrary ids and
+counts them as hits if they are, and the four coverage metrics crash (its issue #2194).
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from recbole.evaluator import Collector
+
+KEPT, MASKED = "consumed_kept", "consumed_masked"
+
+
+class FiniteCollector(Collector):
+    """RecBole's collector, in which only slots with a finite score are recommendations.
+
+    Attributes:
+        filled: number of finite slots among the first ``max(topk)`` of all rows; ``slots``: their total.
+    """
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.filled = self.slots = 0
+
+    def eval_batch_collect(self, scores_tensor, interaction, positive_u, positive_i):
+        super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
+        cutoff, n_rows = max(self.topk), len(scores_tensor)
+        finite = torch.isfinite(torch.topk(scores_tensor, cutoff, dim=-1).values)
+        self.filled += int(finite.sum())
+        self.slots += finite.numel()
+        if self.register.need("rec.topk"):
+            self.data_struct["rec.topk"][-n_rows:, :cutoff] *= finite
+        if self.register.need("rec.items"):
+            items = self.data_struct["rec.items"][-n_rows:]
+            items.copy_(torch.where(finite, items, items[:, :1]))  # an empty slot covers nothing new
+
+    def get_data_struct(self):
+        self.filled = self.slots = 0
+        struct = copy.copy(self.data_struct)
+        struct._data_dict = {
+            name: value.cpu() if isinstance(value, torch.Tensor) else value
+            for name, value in self.data_struct._data_dict.items()
+        }
+        for name in ("rec.topk", "rec.meanrank", "rec.score", "rec.items", "data.label"):
+            self.data_struct._data_dict.pop(name, None)
+        return struct
+
+
+class ProtocolCollector:
+    """Stands where RecBole's trainer expects its collector and feeds one per protocol.
+
+    ``get_data_struct`` gives the one of ``mask_history``; :attr:`other` keeps the other's.
+
+    Args:
+        config: the run's configuration.
+    """
+
+    def __init__(self, config):
+        self.user_field = config["USER_ID_FIELD"]
+        self.collectors = {KEPT: FiniteCollector(config), MASKED: FiniteCollector(config)}
+        self.selected = MASKED if config["mask_history"] else KEPT
+        self.consumed = None
+        self.structs, self.filled_share = {}, {}
+
+    def start(self, consumed):
+        """Begin an evaluation; ``consumed`` is the boolean CSR ``[n_users, n_items]`` of that split."""
+        self.consumed = consumed
+
+    def data_collect(self, train_data):
+        for collector in self.collectors.values():
+            collector.data_collect(train_data)
+
+    def model_collect(self, model):
+        for collector in self.collectors.values():
+            collector.model_collect(model)
+
+    def eval_collect(self, eval_pred, data_label):
+        for collector in self.collectors.values():
+            collector.eval_collect(eval_pred, data_label)
+
+    def eval_batch_collect(self, scores, interaction, positive_u, positive_i):
+        """``scores`` ``[B, n_items]`` without any masking of consumed items."""
+        positive_u, positive_i = positive_u.to(scores.device), positive_i.to(scores.device)
+        self.collectors[KEPT].eval_batch_collect(scores, interaction, positive_u, positive_i)
+        rows = self.consumed[interaction[self.user_field].cpu().numpy()].tocoo()
+        masked = scores.clone()
+        masked[torch.from_numpy(rows.row).long(), torch.from_numpy(rows.col).long()] = -torch.inf
+        # As RecBole's general evaluation does: an item consumed before *and* now to be found stays in.
+        masked[positive_u, positive_i] = scores[positive_u, positive_i]
+        self.collectors[MASKED].eval_batch_collect(masked, interaction, positive_u, positive_i)
+
+    def get_data_struct(self):
+        for name, collector in self.collectors.items():
+            self.filled_share[name] = round(collector.filled / max(collector.slots, 1), 6)
+            self.structs[name] = collector.get_data_struct()
+        return self.structs[self.selected]

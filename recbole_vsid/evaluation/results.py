@@ -1,0 +1,121 @@
+"""The result of a run: one record of plain values, one table for the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+import recbole_vsid
+from recbole_vsid.evaluation.collector import KEPT, MASKED
+from recbole_vsid.storage import read_json
+
+PROTOCOL_NAMES = {KEPT: "consumed kept", MASKED: "consumed masked"}
+
+
+def protocol(config, dataset, n_users):
+    """Everything two runs must share for their metrics to be comparable, as plain values."""
+    split, mode = config["eval_args"]["split"], config["eval_args"]["mode"]
+    return {
+        "split": split,
+        "order": "by time, ties in file order"
+        if config["eval_args"]["order"] == "TO"
+        else config["eval_args"]["order"],
+        "ranking": "full catalogue" if set(mode.values()) == {"full"} else mode,
+        "candidates": dataset.item_num - 1,
+        "test_users": n_users,
+        "data_fingerprint": dataset.fingerprint(),
+        "selected_by": f"{config['valid_metric']} on validation, {PROTOCOL_NAMES[MASKED if config['mask_history'] else KEPT]}",
+    }
+
+
+def record(config, dataset, trainer, model, n_users, valid_result, test_result):
+    """The JSON record of a finished run."""
+    report = getattr(dataset, "tokenizer_report", None)
+    seconds = max(trainer.train_seconds, 1e-9)
+    cost = {
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "tokens_per_item": round(report["length"]["with_suffix"]["events"], 3) if report else 1.0,
+        "tokenizer_seconds": report["fit_seconds"] if report else 0.0,
+        "training_seconds": round(trainer.train_seconds, 2),
+        "epochs": len(trainer.train_loss_dict),
+        "examples_per_second": round(trainer.trained_examples / seconds, 1),
+        "evaluation_ms_per_user": round(1000 * trainer.evaluation_seconds / max(trainer.evaluated_users, 1), 3),
+    }
+    generative = report is not None
+    return {
+        "model": config["model"],
+        "dataset": config["dataset"],
+        "tokenizer": config["tokenizer"] if generative else None,
+        "seed": config["seed"],
+        "protocol": {
+            **protocol(config, dataset, n_users),
+            "decoding": (f"beam {config['beam_width']}" if config["decoding"] == "beam" else "exact")
+            if generative
+            else "dense scores",
+        },
+        "valid_result": valid_result,
+        "test_result": test_result,
+        "cost": cost,
+        "semantic_ids": report,
+        "config_hash": config.hash(),
+        "package_version": recbole_vsid.__version__,
+    }
+
+
+def print_record(result, console=None):
+    """Print metrics, protocol and cost of a record."""
+    console = console or Console()
+    name = result["model"] + (f" with {result['tokenizer']} semantic IDs" if result["tokenizer"] else "")
+    table = Table(title=f"{name} on {result['dataset']}, seed {result['seed']}")
+    table.add_column("metric")
+    for split in ("validation", "test"):
+        for label in PROTOCOL_NAMES.values():
+            table.add_column(f"{split}\n{label}", justify="right")
+    columns = [result[split][name] for split in ("valid_result", "test_result") for name in PROTOCOL_NAMES]
+    for metric in columns[-1]:
+        table.add_row(metric, *(_number(column[metric]) if column else "-" for column in columns))
+    console.print(table)
+    facts = Table(title="protocol and cost", show_header=False)
+    for key, value in {**result["protocol"], **result["cost"]}.items():
+        facts.add_row(key.replace("_", " "), str(value))
+    console.print(facts)
+
+
+def _number(value):
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def comparable(result, folder):
+    """Records below ``folder`` of the same data, split and ranking as ``result``, best first.
+
+    Which protocol selected a model may differ between them; it stands in each record.
+    """
+    same = ("split", "order", "ranking", "candidates", "test_users", "data_fingerprint")
+    found = []
+    for path in sorted(Path(folder).glob("*/result.json")):
+        try:
+            other = read_json(path)
+            if all(other["protocol"].get(key) == result["protocol"][key] for key in same):
+                found.append(other)
+        except (ValueError, KeyError, AttributeError):
+            continue  # not one of our records
+    return sorted(found, key=lambda each: -each["test_result"][KEPT].get("ndcg@10", 0.0))
+
+
+def print_comparison(results, console=None):
+    """One line per record: the leaderboard of what has been run here under one protocol."""
+    console = console or Console()
+    table = Table(title="Results here on the same data, split and candidates (test)")
+    for column in ("model", "semantic IDs", "seed"):
+        table.add_column(column)
+    for label in PROTOCOL_NAMES.values():
+        table.add_column(f"NDCG@10\n{label}", justify="right")
+    table.add_column("training\nseconds", justify="right")
+    for each in results:
+        scores = [each["test_result"][name].get("ndcg@10") for name in PROTOCOL_NAMES]
+        seconds = each["cost"]["training_seconds"] + each["cost"]["tokenizer_seconds"]
+        table.add_row(each["model"], each["tokenizer"] or "-", str(each["seed"]),
+                      *("-" if score is None else _number(score) for score in scores), f"{seconds:.0f}")  # fmt: skip
+    console.print(table)

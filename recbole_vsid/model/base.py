@@ -1,0 +1,103 @@
+"""What every generative recommender of this package shares: its table, its trie, its ranking.
+
+A model turns a user's history into an incremental decoder (:meth:`GenerativeRecommender.start_decoding`);
+this class turns that into items: by beam search over the trie of semantic IDs, or by exact scoring of
+the whole catalogue.
+"""
+
+from __future__ import annotations
+
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+
+from recbole_vsid.data.dataset import SemanticIDDataset
+from recbole_vsid.decoding.beam import constrained_beam_search
+from recbole_vsid.decoding.exact import score_catalogue
+from recbole_vsid.decoding.trie import PrefixTrie
+from recbole_vsid.trainer import GenerativeTrainer
+
+
+class GenerativeRecommender(SequentialRecommender):
+    """A sequential recommender that generates the semantic ID of the next item.
+
+    Args:
+        config: the run's configuration; reads ``beam_width``, ``decoding``, ``topk``.
+        dataset: a built :class:`~recbole_vsid.data.dataset.SemanticIDDataset`.
+
+    Raises:
+        ValueError: ``beam_width`` is below the largest cut-off, or ``decoding`` is unknown.
+    """
+
+    input_type = InputType.POINTWISE
+    dataset_class = SemanticIDDataset
+    trainer_class = GenerativeTrainer
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.semantic_ids, self.tokenizer_report = dataset.semantic_ids, dataset.tokenizer_report
+        self.beam_width, self.decoding = config["beam_width"], config["decoding"]
+        if self.decoding not in ("beam", "exact"):
+            raise ValueError(f"decoding={self.decoding!r} is not usable: it must be beam or exact")
+        cutoff = max(config["topk"])
+        if not isinstance(self.beam_width, int) or self.beam_width < cutoff:
+            raise ValueError(
+                f"beam_width={self.beam_width!r} is below the largest cut-off topk={cutoff}: a beam that narrow cannot "
+                f"fill the ranking; set beam_width to at least {cutoff}"
+            )
+        self.trie = PrefixTrie.from_table(self.semantic_ids, device=config["device"])
+
+    def start_decoding(self, items, lengths):
+        """Begin to generate the next item.
+
+        Args:
+            items: int64 ``[B, n]`` histories, oldest first, right-padded with 0.
+            lengths: int64 ``[B]``.
+
+        Returns:
+            ``step(tokens, parents)`` as :func:`~recbole_vsid.decoding.beam.constrained_beam_search` wants it.
+        """
+        raise NotImplementedError
+
+    def train_loader(self, config, dataset):
+        """The iterable of training batches, with ``set_epoch``."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def topk(self, interaction, k):
+        """The ``k`` best items, without a ``[B, n_items]`` matrix under beam search.
+
+        Returns:
+            items int64 ``[B, k]`` and scores float32 ``[B, k]``, sorted; empty slots are item 0 with −inf.
+        """
+        if self.decoding == "exact":
+            scores, items = self._catalogue_scores(interaction).topk(min(k, self.n_items), dim=1)
+            items = torch.where(scores.isfinite(), items, 0)
+        else:
+            items, scores = constrained_beam_search(self._step(interaction), self.trie, self.beam_width, k)
+        missing = max(0, k - items.size(1))
+        return (
+            torch.nn.functional.pad(items, (0, missing)),
+            torch.nn.functional.pad(scores, (0, missing), value=-torch.inf),
+        )
+
+    @torch.no_grad()
+    def full_sort_predict(self, interaction):
+        """Log-probabilities ``[B, n_items]``; −inf for items that the beam did not reach."""
+        if self.decoding == "exact":
+            return self._catalogue_scores(interaction)
+        items, scores = constrained_beam_search(self._step(interaction), self.trie, self.beam_width)
+        dense = scores.new_full((len(items), self.n_items), -torch.inf)
+        # Empty slots point at the padding item 0, whose score stays −inf.
+        return dense.scatter_(1, items, scores)
+
+    def predict(self, interaction):
+        """Scores ``[B]`` of the items of ``interaction`` (RecBole's sampled evaluation)."""
+        scores = self.full_sort_predict(interaction)
+        return scores.gather(1, interaction[self.ITEM_ID].unsqueeze(1)).squeeze(1)
+
+    def _step(self, interaction):
+        return self.start_decoding(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+
+    def _catalogue_scores(self, interaction):
+        return score_catalogue(self._step(interaction), self.trie)

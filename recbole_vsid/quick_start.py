@@ -1,0 +1,161 @@
+"""``run``: configuration → data → model → trainer → result. ``load``: a trained model back.
+
+Never imports ``recbole.quick_start``, which needs ray and fails on today's NumPy and setuptools.
+"""
+
+from __future__ import annotations
+
+from logging import getLogger
+from pathlib import Path
+
+import torch
+from recbole.data.utils import create_samplers, get_dataloader
+from recbole.utils import ModelType, init_logger, init_seed
+
+from recbole_vsid.config import Config
+from recbole_vsid.data.dataset import dataset_class
+from recbole_vsid.evaluation import results
+from recbole_vsid.semantic_id.diagnostics import print_diagnostics
+from recbole_vsid.storage import load_checkpoint, write_json
+from recbole_vsid.trainer import run_folder, trainer_class, unpack_table
+
+SUPPORTED = (ModelType.SEQUENTIAL, ModelType.GENERAL, ModelType.TRADITIONAL)
+
+
+def build_data(config, table=None):
+    """Load, filter, split; for this package's models fit the tokenizer.
+
+    Args:
+        config: a :class:`~recbole_vsid.config.Config`.
+        table: (SemanticIDs, report) of an earlier run, used instead of fitting a tokenizer.
+
+    Returns:
+        the dataset, and RecBole's loaders for training, validation and test.
+
+    Raises:
+        ValueError: the data do not allow the evaluation asked for.
+    """
+    if config["MODEL_TYPE"] not in SUPPORTED:
+        raise ValueError(
+            f"model {config['model']} is of type {config['MODEL_TYPE'].name}; this runner takes sequential, general and "
+            "traditional models"
+        )
+    dataset = dataset_class(config)(config)
+    if table is not None:
+        dataset.restored_table = table
+    n_candidates = dataset.item_num - 1
+    if max(config["topk"]) > n_candidates:
+        raise ValueError(
+            f"topk={max(config['topk'])} is larger than the catalogue: {config['dataset']} has {n_candidates} items "
+            "after filtering"
+        )
+    built = dataset.build()
+    samplers = create_samplers(config, dataset, built)
+    loaders = [
+        get_dataloader(config, phase)(config, part, sampler, shuffle=config["shuffle"] if phase == "train" else False)
+        for phase, part, sampler in zip(("train", "valid", "test"), built, samplers)
+    ]
+    return dataset, loaders
+
+
+def build_model(config, loaders):
+    """The model on its device, and the loader it trains from."""
+    torch.autograd.set_detect_anomaly(config["detect_anomaly"])
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    train_dataset = loaders[0]._dataset
+    model = config.model_class(config, train_dataset).to(config["device"])
+    train_data = model.train_loader(config, train_dataset) if config.is_generative else loaders[0]
+    return model, train_data
+
+
+def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved=True):
+    """Train a model and test it; the programmatic form of ``run_recbole_vsid.py``.
+
+    Args:
+        model: name of one of this package's or RecBole's models.
+        dataset: name of a dataset; ``ml-100k`` needs no files.
+        config_file_list: YAML files.
+        config_dict: settings that win over the files.
+        saved: whether to write checkpoints and the JSON record.
+
+    Returns:
+        dict: the result record, with ``valid_result`` and ``test_result`` under both protocols.
+
+    Raises:
+        ValueError, FileNotFoundError: bad input, before any training.
+    """
+    config = Config(model, dataset, config_file_list, config_dict)
+    if config["num_threads"]:
+        torch.set_num_threads(config["num_threads"])
+    init_seed(config["seed"], config["reproducibility"])
+    init_logger(config)
+    logger = getLogger()
+    logger.debug(config)
+    last = _last_checkpoint(config, logger)
+
+    data, loaders = build_data(config, (unpack_table(last["semantic_ids"]), last["tokenizer_report"]) if last else None)
+    logger.info(data)
+    if config.is_generative:
+        print_diagnostics(data.tokenizer_report)
+    recommender, train_data = build_model(config, loaders)
+    trainer = trainer_class(config)(config, recommender)
+    if last:
+        trainer.resume_checkpoint(trainer.folder / "last.pth")
+
+    trainer.fit(train_data, loaders[1], saved=saved, show_progress=config["show_progress"])
+    test_result = trainer.evaluate_protocols(loaders[2], load_best_model=saved, show_progress=config["show_progress"])
+    result = results.record(
+        config, data, trainer, recommender, loaders[2].sample_size, trainer.best_protocols, test_result
+    )
+    results.print_record(result)
+    if saved:
+        file = Path(config["result_file"] or trainer.folder / "result.json")
+        write_json(file, result)
+        others = results.comparable(result, config["checkpoint_dir"])
+        if len(others) > 1:
+            results.print_comparison(others)
+        logger.info(f"Result record: {file}")
+    return result
+
+
+def _last_checkpoint(config, logger):
+    """The ``last`` checkpoint to resume from, or None; hints at one that is not used."""
+    path = run_folder(config) / "last.pth"
+    if not config["resume"]:
+        if path.is_file():
+            logger.info(f"An earlier run of this configuration is in {path.parent}; --resume=True would continue it")
+        return None
+    if not config.is_generative:
+        raise ValueError(f"resume=True works for this package's models only, and {config['model']} is RecBole's")
+    if not path.is_file():
+        raise FileNotFoundError(f"resume=True: there is no {path}; this configuration has not been run here")
+    return load_checkpoint(path)
+
+
+def load(checkpoint, config_dict=None):
+    """Rebuild a trained model from its ``best.pth`` or ``last.pth``.
+
+    Args:
+        checkpoint: path of the file.
+        config_dict: settings to change, for instance ``data_path`` or ``beam_width``.
+
+    Returns:
+        (Config, dataset, loaders, model); the model is in eval mode.
+
+    Raises:
+        ValueError: the file is damaged, or the model keeps more than tensors and plain values.
+    """
+    state = load_checkpoint(checkpoint)
+    config = Config(state["model"], state["dataset"], config_dict={**state["settings"], **(config_dict or {})})
+    init_seed(config["seed"], config["reproducibility"])
+    table = state["semantic_ids"]
+    dataset, loaders = build_data(config, (unpack_table(table), state["tokenizer_report"]) if table else None)
+    model, _ = build_model(config, loaders)
+    missing = set(model.other_parameter()) - set(state["other_parameter"])
+    if missing:
+        raise ValueError(
+            f"{checkpoint}: {state['model']} keeps {sorted(missing)}, which no safe file holds; train it again"
+        )
+    model.load_state_dict(state["state_dict"])
+    model.load_other_parameter(state["other_parameter"])
+    return config, dataset, loaders, model.eval()

@@ -1,0 +1,105 @@
+"""Names → classes: this package's models, tokenizers and content encoders, then RecBole's models.
+
+Classes are imported only when asked for, so that ``--help`` and a mistyped name answer at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from pathlib import Path
+
+import torch
+
+MODELS = {
+    "VLSID": "recbole_vsid.model.vlsid:VLSID",
+}
+
+TOKENIZERS = {
+    "vlsid": "recbole_vsid.tokenizer.dvae_tokenizer:DVAETokenizer",
+    "dvae": "recbole_vsid.tokenizer.dvae_tokenizer:FixedDVAETokenizer",
+    "rkmeans": "recbole_vsid.tokenizer.rkmeans:RKMeansTokenizer",
+}
+
+CONTENT_ENCODERS = {
+    "tfidf": "recbole_vsid.data.content:tfidf",
+    "cooccurrence": "recbole_vsid.data.content:cooccurrence",
+    "file": "recbole_vsid.data.content:from_file",
+}
+
+RECBOLE_FAMILIES = (
+    "general_recommender",
+    "context_aware_recommender",
+    "sequential_recommender",
+    "knowledge_aware_recommender",
+    "exlib_recommender",
+)
+
+
+def _load(target):
+    module, name = target.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def unknown(kind, name, known, where=""):
+    """A ``ValueError`` that names the nearest valid names, all of them, and where was looked."""
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    by_case = [other for other in known if other.lower() == str(name).lower()]
+    hint = f" Did you mean {(by_case or close)[0]!r}?" if by_case or close else ""
+    return ValueError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}.{where}")
+
+
+def recbole_models():
+    """Names of RecBole's own models, read from its property files; nothing is imported."""
+    import recbole
+
+    folder = Path(recbole.__file__).parent / "properties" / "model"
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def get_model(name):
+    """The model class called ``name``: one of this package's, else RecBole's.
+
+    Raises:
+        ValueError: no such model; all names are listed.
+        ImportError: the model needs a library that is not installed.
+    """
+    if isinstance(name, str) and name in MODELS:
+        return _load(MODELS[name])
+    module = _recbole_module(name) if isinstance(name, str) else None
+    if module is None or not hasattr(module, name):
+        raise unknown(
+            "model",
+            name,
+            list(MODELS) + recbole_models(),
+            " Looked in recbole_vsid.registry.MODELS and in recbole.model.",
+        )
+    return getattr(module, name)
+
+
+def _recbole_module(name):
+    for family in RECBOLE_FAMILIES:
+        # find_spec on the parent only: importing exlib_recommender needs lightgbm and xgboost.
+        folder = importlib.util.find_spec("recbole.model").submodule_search_locations[0]
+        if name.lower() in {module.name for module in pkgutil.iter_modules([f"{folder}/{family}"])}:
+            module = importlib.import_module(f"recbole.model.{family}.{name.lower()}")
+            # recbole/model/sequential_recommender/sine.py switches anomaly detection on for the
+            # whole process when it is imported, which makes every model about 1.4 times slower.
+            torch.autograd.set_detect_anomaly(False)
+            return module
+    return None
+
+
+def get_tokenizer(name):
+    """The tokenizer class called ``name``."""
+    if not isinstance(name, str) or name not in TOKENIZERS:
+        raise unknown("tokenizer", name, list(TOKENIZERS))
+    return _load(TOKENIZERS[name])
+
+
+def get_content_encoder(name):
+    """The content encoder function called ``name``."""
+    if not isinstance(name, str) or name not in CONTENT_ENCODERS:
+        raise unknown("content encoder", name, list(CONTENT_ENCODERS))
+    return _load(CONTENT_ENCODERS[name])

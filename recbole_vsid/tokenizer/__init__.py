@@ -1,0 +1,1 @@
+"""Tokenizers: item content → semantic IDs, one method per file, no recommender known here."""

@@ -1,0 +1,172 @@
+"""What every tokenizer is given and what it must do.
+
+A tokenizer sees one float vector per item and how often each item occurs in the **training** split,
+never a validation or test event.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+
+from recbole_vsid.semantic_id.collisions import append_suffix
+
+
+@dataclass(frozen=True)
+class TokenizerInput:
+    """Row *i* of every array is RecBole's item *i*; row 0 is the padding item.
+
+    Args:
+        embedding: float32 ``[n_items, d]``; row 0 is ignored.
+        popularity: int64 ``[n_items]``, number of training events of each item.
+        item_tokens: external item ids, ``[n_items]``.
+
+    Raises:
+        ValueError: shapes disagree, or the embedding holds NaN, infinities or only constant rows.
+    """
+
+    embedding: np.ndarray
+    popularity: np.ndarray
+    item_tokens: np.ndarray
+
+    def __post_init__(self):
+        n_items = len(self.embedding)
+        if self.embedding.ndim != 2 or n_items < 2:
+            raise ValueError(f"embedding must be [n_items >= 2, d], not {self.embedding.shape}")
+        if len(self.popularity) != n_items or len(self.item_tokens) != n_items:
+            raise ValueError(
+                f"{n_items} embeddings, {len(self.popularity)} counts and {len(self.item_tokens)} item ids must be as many"
+            )
+        finite = np.isfinite(self.embedding[1:]).all(1)
+        if not finite.all():
+            row = int(np.flatnonzero(~finite)[0]) + 1
+            raise ValueError(
+                f"the content of item {str(self.item_tokens[row])!r} holds NaN or infinite values "
+                f"({int((~finite).sum())} of {n_items - 1} items); mend the content file or change `content`"
+            )
+        if n_items > 2 and (self.embedding[1:] == self.embedding[1]).all():
+            raise ValueError(
+                f"all {n_items - 1} items have the same content vector, so no tokenizer can tell them apart; "
+                "change `content`, or load informative item columns"
+            )
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """Base of the settings of a tokenizer; a subclass checks its values in ``__post_init__``.
+
+    A field ``x`` is the configuration key ``sid_x``, see :meth:`from_config`.
+    """
+
+    @classmethod
+    def keys(cls):
+        """The configuration keys that this class reads."""
+        return ["sid_" + field.name for field in fields(cls)]
+
+    @classmethod
+    def from_config(cls, config):
+        """Build from any mapping with ``sid_*`` keys; a key that is missing keeps its default."""
+        values = {field.name: config["sid_" + field.name] for field in fields(cls) if "sid_" + field.name in config}
+        return cls(**values)
+
+    def require(self, name, condition, allowed):
+        """Raise ``ValueError`` naming the configuration key, its value and what is allowed."""
+        if not condition:
+            raise ValueError(f"sid_{name}={getattr(self, name)!r} is not usable: it must be {allowed}")
+
+
+class Tokenizer(ABC):
+    """Item vectors → content codes.
+
+    Args:
+        settings: an instance of the class's ``Settings``.
+        seed: every random draw of ``fit`` comes from it; same seed, same machine → same codes.
+        device: torch device of ``fit`` and ``encode``.
+        show_progress: whether ``fit`` shows a progress bar.
+
+    Attributes:
+        name: the name in the registry and on the command line.
+        Settings: the settings class.
+        shared_vocabulary: whether all positions draw from one vocabulary.
+    """
+
+    name = None
+    Settings = TokenizerSettings
+    shared_vocabulary = False
+
+    def __init__(self, settings=None, seed=0, device="cpu", show_progress=False):
+        self.settings = settings if settings is not None else self.Settings()
+        self.seed, self.device, self.show_progress = seed, device, show_progress
+
+    @abstractmethod
+    def fit(self, data: TokenizerInput):
+        """Learn from ``data``; return ``self``.
+
+        Raises:
+            ValueError: the settings do not fit the data (for instance more codewords than items).
+        """
+
+    @abstractmethod
+    def assign(self, embedding):
+        """Content codes of any items, also ones unseen in ``fit``.
+
+        Args:
+            embedding: float32 ``[n, d]``.
+
+        Returns:
+            codes int32 ``[n, T]`` padded with −1, lengths int32 ``[n]`` in 1..T. The result for a
+            row does not depend on the other rows.
+        """
+
+    @abstractmethod
+    def prefix_errors(self, embedding, codes):
+        """Squared error of the reconstruction from every prefix, on L2-normalised vectors.
+
+        Args:
+            embedding: float32 ``[n, d]``.
+            codes: int32 ``[n, T]`` full-length content codes (see :meth:`assign_full`).
+
+        Returns:
+            float32 ``[n, T]``, values in [0, 4].
+        """
+
+    @abstractmethod
+    def state_dict(self):
+        """Everything ``fit`` has learnt, as a flat dict of tensors."""
+
+    @abstractmethod
+    def load_state_dict(self, state):
+        """Restore what :meth:`state_dict` gave; afterwards ``assign`` gives the same codes."""
+
+    def assign_full(self, embedding):
+        """Codes of all T positions, int32 ``[n, T]``, as if no item stopped early."""
+        return self.assign(embedding)[0]
+
+    @property
+    @abstractmethod
+    def vocab_sizes(self):
+        """Codewords per position, T entries."""
+
+    def encode(self, data: TokenizerInput, provenance=None):
+        """The final table of all items of ``data``, collisions resolved; see :func:`append_suffix`."""
+        content, content_lengths = self.assign(data.embedding[1:])
+        codes = np.full((len(data.embedding), content.shape[1]), -1, dtype=np.int32)
+        lengths = np.zeros(len(codes), dtype=np.int32)
+        codes[1:], lengths[1:] = content, content_lengths
+        return append_suffix(
+            codes,
+            lengths,
+            self.vocab_sizes,
+            self.shared_vocabulary,
+            data.popularity,
+            data.item_tokens,
+            {"tokenizer": self.name, "settings": asdict(self.settings), "seed": self.seed, **(provenance or {})},
+        )
+
+
+def unit_rows(matrix):
+    """L2-normalise the rows of a float32 array; rows of zeros stay zero."""
+    matrix = np.asarray(matrix, dtype=np.float32)
+    return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,441 @@
+"""The tokenizers of VLSID: variable-length (``vlsid``) and its fixed-length control (``dvae``).
+
+Training examples are *training events*, not items: every update draws events, so item i is seen in
+proportion to its n_i (arXiv 2602.16375 and its official code). That is the whole link between
+popularity and length; drawn uniformly, popular items would get no shorter codes.
+
+The default schedule has two phases and is ours, for catalogues of a few thousand items: with the
+paper's ramp of beta the lengths there lock in at T, or at 1 with later tokens untrained, before the
+codebook has learnt anything. ``schedule="paper"`` is the published one.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from recbole_vsid.tokenizer.base import Tokenizer, TokenizerSettings, unit_rows
+from recbole_vsid.tokenizer.defaults import (
+    fixed_chunks,
+    require_choice,
+    require_integer,
+    require_real,
+    resolve_vocab_size,
+)
+from recbole_vsid.tokenizer.dvae import (
+    HEAD_DIM,
+    DVAEDecoder,
+    DVAEEncoder,
+    fixed_length_loss,
+    length_posterior,
+    squared_errors,
+    uniform_prefix_loss,
+    variable_length_loss,
+)
+
+logger = logging.getLogger(__name__)
+
+UPDATES_BY_CATALOGUE = ((300, 1_000), (3_000, 2_500), (10_000, 4_000), (50_000, 6_000))
+MOST_UPDATES = 10_000
+DRAWS_AT_ONCE = 2**20
+REPORT_EVERY = 50
+
+# A code is collapsed below this many distinct codes per distinct item vector; healthy runs reach .7 to 1.
+FEWEST_DISTINCT = 0.2
+# Codes of one token are right for a catalogue that they nearly tell apart, and a collapse otherwise.
+FEWEST_DISTINCT_AT_LENGTH_1 = 0.5
+
+
+class TokenizerCollapse(ValueError):
+    """Training ended in codes that are useless; the message holds the measured numbers and what to change."""
+
+
+@dataclass(frozen=True)
+class FixedDVAESettings(TokenizerSettings):
+    """Settings of the fixed-length dVAE; ``properties/tokenizer/dvae.yaml`` explains each.
+
+    Raises:
+        ValueError: a value is outside its range.
+    """
+
+    vocab_size: int | str = "auto"
+    max_length: int = 4
+    hidden_size: int = 128
+    decoder_multiplier: int = 1
+    decoder_layers: int = 1
+    batch_size: int | str = "auto"
+    updates: int | str = "auto"
+    learning_rate: float = 0.003
+    weight_decay: float = 0.00001
+    dropout: float = 0.0
+    codebook_dropout: float = 0.0
+    logit_scale: float = 5.0
+    step_size: float = 0.2
+    beta: float = 0.002
+    free_bits: float = 2.0
+    tau_start: float = 1.0
+    tau_end: float = 0.5
+    tau_fraction: float = 0.3
+    schedule: str = "two_phase"
+    warm_fraction: float = 0.5
+    on_collapse: str = "error"
+
+    def __post_init__(self):
+        require_integer(self, "vocab_size", 2, auto=True)
+        require_integer(self, "max_length", 1)
+        require_integer(self, "hidden_size", HEAD_DIM)
+        self.require("hidden_size", self.hidden_size % HEAD_DIM == 0, f"a multiple of {HEAD_DIM}, the attention head")
+        require_integer(self, "decoder_multiplier", 1)
+        require_integer(self, "decoder_layers", 1)
+        require_integer(self, "batch_size", 1, auto=True)
+        require_integer(self, "updates", 1, auto=True)
+        for name in ("learning_rate", "logit_scale", "step_size", "tau_start", "tau_end"):
+            require_real(self, name, 0, open_low=True)
+        for name in ("weight_decay", "beta", "free_bits"):
+            require_real(self, name, 0)
+        for name in ("dropout", "codebook_dropout"):
+            require_real(self, name, 0, 1)
+        for name in ("tau_fraction", "warm_fraction"):
+            require_real(self, name, 0, 1, open_high=False)
+        require_choice(self, "schedule", ("two_phase", "paper"))
+        require_choice(self, "on_collapse", ("error", "warn"))
+        if self.vocab_size != "auto":
+            limit = math.log(self.vocab_size)
+            self.require("free_bits", self.free_bits < limit, f"below {limit:.2f} nats, ln of sid_vocab_size")
+
+
+@dataclass(frozen=True)
+class DVAESettings(FixedDVAESettings):
+    """Settings of the variable-length dVAE; ``properties/tokenizer/vlsid.yaml`` explains each.
+
+    Raises:
+        ValueError: a value is outside its range.
+    """
+
+    length_cost: float = 10.0
+    smoothing: float = 0.1
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_integer(self, "max_length", 2)
+        require_real(self, "length_cost", 0)
+        require_real(self, "smoothing", 0, 1, open_high=False)
+
+
+class FixedDVAETokenizer(Tokenizer):
+    """Residual dVAE whose codes all have T tokens: "the same model but for the length" (``dvae``).
+
+    Only the reconstruction from the full code is trained, as in the paper's comparison.
+    """
+
+    name = "dvae"
+    Settings = FixedDVAESettings
+    shared_vocabulary = True
+    variable_length = False
+
+    encoder = decoder = None
+
+    # --------------------------------------------------------------- training
+
+    def fit(self, data):
+        """Train on the events of ``data``; see :class:`~recbole_vsid.tokenizer.base.Tokenizer`.
+
+        Raises:
+            ValueError: more codewords than items, or no item has a training event.
+            TokenizerCollapse: the codes are useless and ``on_collapse`` is "error". The model is kept,
+                so the codes can still be looked at.
+        """
+        settings, n_items = self.settings, len(data.embedding) - 1
+        counts = np.asarray(data.popularity[1:], dtype=np.int64)
+        if counts.sum() == 0:
+            raise ValueError(
+                f"tokenizer {self.name!r} learns from training events, but none of {n_items} items has any"
+            )
+        vocab_size = resolve_vocab_size(settings, n_items)
+        updates, batch_size = self._effort(n_items)
+        items = torch.from_numpy(unit_rows(data.embedding[1:])).to(self.device)
+        with local_seed(self.seed, self.device):
+            self._build(items.size(1), settings.hidden_size, vocab_size, settings.max_length, settings.decoder_layers)
+            self._train(items, counts, updates, batch_size, self._free_bits(vocab_size))
+        self._check_collapse(data.embedding[1:], counts)
+        return self
+
+    def _effort(self, n_items):
+        updates, batch_size = self.settings.updates, self.settings.batch_size
+        if updates == "auto":
+            updates = next((value for limit, value in UPDATES_BY_CATALOGUE if n_items <= limit), MOST_UPDATES)
+        if batch_size == "auto":
+            batch_size = 256 if n_items < 8_000 else 512
+        return updates, batch_size
+
+    def _free_bits(self, vocab_size):
+        """An automatic vocabulary may be too small for the free bits; then half of ln V is what stays free."""
+        if self.settings.vocab_size == "auto":
+            return min(self.settings.free_bits, math.log(vocab_size) / 2)
+        return self.settings.free_bits
+
+    def _build(self, d, hidden_size, vocab_size, max_length, decoder_layers, decoder_width=None):
+        settings = self.settings
+        self.encoder = DVAEEncoder(
+            d,
+            hidden_size,
+            vocab_size,
+            max_length,
+            stop_head=self.variable_length,
+            logit_scale=settings.logit_scale,
+            step_size=settings.step_size,
+            dropout=settings.dropout,
+            codebook_dropout=settings.codebook_dropout,
+        ).to(self.device)
+        width = decoder_width or settings.decoder_multiplier * hidden_size
+        self.decoder = DVAEDecoder(d, width, vocab_size, decoder_layers, settings.dropout).to(self.device)
+
+    def _parameters(self):
+        return [*self.encoder.parameters(), *self.decoder.parameters()]
+
+    def _train(self, items, counts, updates, batch_size, free_bits):
+        settings = self.settings
+        noise = torch.Generator(self.device).manual_seed(self.seed)
+        self.encoder.train()
+        self.decoder.train()
+        optimizer = torch.optim.AdamW(
+            self._parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        batches = draw_events(counts, batch_size, updates, np.random.default_rng(self.seed))
+        with tqdm(total=updates, desc=self.name, unit="update", disable=not self.show_progress) as bar:
+            for step, batch in enumerate(batches):
+                tau, beta, warming = schedule(settings, step, updates)
+                x = items[torch.from_numpy(batch).to(self.device)]
+                terms = self._loss(x, tau, beta, warming, free_bits, noise)
+                optimizer.zero_grad(set_to_none=True)
+                terms.loss.backward()
+                optimizer.step()
+                if (step + 1) % REPORT_EVERY == 0 or step + 1 == updates:
+                    self._report(bar, terms, step + 1)
+        self.encoder.eval()
+        self.decoder.eval()
+
+    def _report(self, bar, terms, step):
+        loss = float(terms.loss.detach())
+        if not math.isfinite(loss):
+            raise TokenizerCollapse(
+                f"tokenizer {self.name!r}: the loss is {loss} after {step} updates; lower "
+                f"sid_learning_rate={self.settings.learning_rate}"
+            )
+        shown = {"reconstruction": f"{float(terms.reconstruction.detach()):.4f}"}
+        if terms.mean_length is not None:
+            shown["E[L]"] = f"{float(terms.mean_length.detach()):.2f}"
+        bar.set_postfix(shown, refresh=False)
+        bar.update(step - bar.n)
+
+    def _loss(self, x, tau, beta, warming, free_bits, noise):
+        output = self.encoder(x, tau, generator=noise)
+        return fixed_length_loss(x, self.decoder(output.relaxed_tokens), output.token_logits, beta, free_bits)
+
+    # --------------------------------------------------------------- encoding
+
+    @torch.no_grad()
+    def _encode(self, embedding):
+        self._require_fitted()
+        embedding = unit_rows(embedding)
+        codes = np.empty((len(embedding), self.encoder.max_length), dtype=np.int32)
+        lengths = np.empty(len(embedding), dtype=np.int32)
+        for rows, (chunk,) in fixed_chunks(embedding):
+            chunk_codes, stop_logits = self.encoder.encode(torch.from_numpy(chunk).to(self.device))
+            n = rows.stop - rows.start
+            codes[rows] = chunk_codes[:n].cpu().numpy()
+            if stop_logits is None:
+                lengths[rows] = self.encoder.max_length
+            else:
+                lengths[rows] = length_posterior(stop_logits)[0].argmax(1)[:n].cpu().numpy() + 1
+        return codes, lengths
+
+    def assign(self, embedding):
+        codes, lengths = self._encode(embedding)
+        return np.where(np.arange(codes.shape[1]) < lengths[:, None], codes, np.int32(-1)), lengths
+
+    def assign_full(self, embedding):
+        return self._encode(embedding)[0]
+
+    @torch.no_grad()
+    def prefix_errors(self, embedding, codes):
+        """See :meth:`Tokenizer.prefix_errors`.
+
+        Raises:
+            ValueError: ``codes`` has other than T columns or holds something else than codewords.
+        """
+        self._require_fitted()
+        codes = np.asarray(codes)
+        shape, size = (len(embedding), self.encoder.max_length), len(self.encoder.codebook)
+        if codes.shape != shape or (codes < 0).any() or (codes >= size).any():
+            raise ValueError(f"codes must be {shape} in 0..{size - 1}, as assign_full() gives them")
+        embedding = unit_rows(embedding)
+        errors = np.empty(shape, dtype=np.float32)
+        for rows, (x, ids) in fixed_chunks(embedding, codes.astype(np.int64)):
+            x, ids = torch.from_numpy(x).to(self.device), torch.from_numpy(ids).to(self.device)
+            errors[rows] = squared_errors(x, self.decoder.decode(ids))[: rows.stop - rows.start].cpu().numpy()
+        return errors
+
+    @property
+    def vocab_sizes(self):
+        self._require_fitted()
+        return (len(self.encoder.codebook),) * self.encoder.max_length
+
+    def _require_fitted(self):
+        if self.encoder is None:
+            raise RuntimeError(f"tokenizer {self.name!r} has no weights yet: call fit() or load_state_dict() first")
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self):
+        self._require_fitted()
+        parts = {"encoder": self.encoder, "decoder": self.decoder}
+        return {f"{part}.{key}": value for part, module in parts.items() for key, value in module.state_dict().items()}
+
+    def load_state_dict(self, state):
+        """Restore a state; all sizes come from it, whatever the settings say.
+
+        Raises:
+            ValueError: the state belongs to another tokenizer or is incomplete.
+        """
+        parts = {
+            part: {key[len(part) + 1 :]: value for key, value in state.items() if key.startswith(part + ".")}
+            for part in ("encoder", "decoder")
+        }
+        try:
+            hidden_size, d = parts["encoder"]["token_branch.linear.weight"].shape
+            vocab_size, decoder_width = parts["decoder"]["token_embedding"].shape
+            max_length = len(parts["encoder"]["log_logit_scale"])
+            decoder_layers = sum(key.endswith(".mlp_in.weight") for key in parts["decoder"])
+            with local_seed(self.seed, self.device):
+                self._build(d, hidden_size, vocab_size, max_length, decoder_layers, decoder_width)
+            for part, module in (("encoder", self.encoder), ("decoder", self.decoder)):
+                module.load_state_dict(parts[part])
+                module.eval()
+        except (KeyError, RuntimeError) as error:
+            self.encoder = self.decoder = None
+            raise ValueError(f"this is no state of tokenizer {self.name!r}: {error}") from error
+
+    # --------------------------------------------------------------- collapse
+
+    def _check_collapse(self, embedding, counts):
+        codes, lengths = self.assign(embedding)
+        _, group, group_sizes = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
+        collides = group_sizes[group.reshape(-1)] > 1
+        distinct = len(group_sizes) / len(codes)
+        if distinct < FEWEST_DISTINCT_AT_LENGTH_1:
+            # Items with the same vector cannot be told apart and are nobody's fault.
+            distinct = len(group_sizes) / len(np.unique(unit_rows(embedding), axis=0))
+        mean_length = float(np.average(lengths, weights=counts))
+        problem = self._collapse(distinct, mean_length, codes.shape[1])
+        if problem is None:
+            return
+        message = (
+            f"tokenizer {self.name!r} collapsed: {problem}. Measured on {len(codes)} items: {len(group_sizes)} "
+            f"distinct codes ({distinct:.3f} per distinct vector, largest group {group_sizes.max()}), "
+            f"{collides.mean():.1%} of items and {np.average(collides, weights=counts):.1%} of training events share their code, mean length "
+            f"{mean_length:.2f} over events and {lengths.mean():.2f} over items, of at most {codes.shape[1]}"
+        )
+        if self.settings.on_collapse == "error":
+            raise TokenizerCollapse(message + '; sid_on_collapse="warn" uses the codes all the same')
+        logger.warning(message)
+
+    def _collapse(self, distinct, mean_length, max_length):
+        """What is wrong and which settings to change, or None; ``mean_length`` is over training events."""
+        settings = self.settings
+        if distinct < FEWEST_DISTINCT:
+            return (
+                f"very few distinct codes (raise sid_updates={settings.updates}, change "
+                f"sid_vocab_size={settings.vocab_size} or lower sid_beta={settings.beta})"
+            )
+        return None
+
+
+class DVAETokenizer(FixedDVAETokenizer):
+    """VLSID: codes of 1..T tokens, shorter for items that occur often (``vlsid``)."""
+
+    name = "vlsid"
+    Settings = DVAESettings
+    variable_length = True
+
+    def _loss(self, x, tau, beta, warming, free_bits, noise):
+        settings = self.settings
+        output = self.encoder(x, tau, generator=noise, with_stop=not warming)
+        reconstructions = self.decoder(output.relaxed_tokens)
+        if warming:
+            return uniform_prefix_loss(x, reconstructions)
+        return variable_length_loss(
+            x,
+            reconstructions,
+            output.token_logits,
+            output.stop_logits,
+            beta,
+            settings.length_cost,
+            free_bits,
+            settings.smoothing,
+        )
+
+    def _collapse(self, distinct, mean_length, max_length):
+        settings = self.settings
+        if mean_length < 1.005 and distinct < FEWEST_DISTINCT_AT_LENGTH_1:
+            return (
+                f"all codes have one token and many collide (lower sid_length_cost={settings.length_cost}, raise "
+                f"sid_updates={settings.updates} or sid_vocab_size={settings.vocab_size})"
+            )
+        if mean_length > max_length - 0.005:
+            return (
+                f"all codes have the full length, so nothing is gained by varying it (raise "
+                f"sid_length_cost={settings.length_cost}, sid_max_length={settings.max_length} or "
+                f"sid_updates={settings.updates})"
+            )
+        return super()._collapse(distinct, mean_length, max_length)
+
+
+def cosine_ramp(step, start, end, n_steps):
+    """From ``start`` to ``end`` along half a cosine in ``n_steps``, then constant."""
+    if step >= n_steps:
+        return end
+    return end + (start - end) * (1 + math.cos(math.pi * step / n_steps)) / 2
+
+
+def schedule(settings, step, updates):
+    """Temperature, beta, and whether the lengths are still left alone, for one update.
+
+    "two_phase": while warming every prefix weighs the same and beta is 0, so that all positions learn
+    and the stopping head stays near its start; then beta acts in full at once (a ramp would let the
+    lengths run to T first). "paper": temperature and beta follow cosines over ``warm_fraction``.
+    """
+    warm_updates = settings.warm_fraction * updates
+    if settings.schedule == "paper":
+        tau = cosine_ramp(step, settings.tau_start, settings.tau_end, warm_updates)
+        return tau, cosine_ramp(step, 0.0, settings.beta, warm_updates), False
+    tau = cosine_ramp(step, settings.tau_start, settings.tau_end, settings.tau_fraction * updates)
+    warming = step < warm_updates
+    return tau, 0.0 if warming else settings.beta, warming
+
+
+def draw_events(counts, batch_size, updates, rng):
+    """Yield ``updates`` batches of item indices, int64 ``[batch_size]``, item i with probability n_i / sum n.
+
+    A training event is drawn and its item looked up, which is exact in integers and needs no event table.
+    """
+    ends = np.cumsum(counts)
+    per_draw = max(1, DRAWS_AT_ONCE // batch_size)
+    for start in range(0, updates, per_draw):
+        events = rng.integers(0, ends[-1], size=(min(per_draw, updates - start), batch_size))
+        yield from np.searchsorted(ends, events, side="right")
+
+
+@contextmanager
+def local_seed(seed, device):
+    """Seed torch's global generators inside the block (initialisation, dropout) and restore them after."""
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

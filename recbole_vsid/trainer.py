@@ -1,0 +1,289 @@
+"""Training on RecBole's trainers: both protocols, plain checkpoints, and for our models exact resume.
+
+``ProtocolTrainerMixin`` goes over any RecBole trainer without changing what it computes.
+``GenerativeTrainer`` adds what this package's models need: learning-rate schedule, AdamW groups, bf16
+autocast, and a ``last`` checkpoint that holds all that an exact continuation needs.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from recbole.trainer import Trainer
+from recbole.utils import get_trainer, set_color
+
+from recbole_vsid.evaluation.collector import ProtocolCollector
+from recbole_vsid.semantic_id import SemanticIDs
+from recbole_vsid.storage import load_checkpoint, save_checkpoint
+
+PLAIN = (str, int, float, bool, type(None), torch.Tensor)
+
+
+def run_folder(config):
+    """Where a run keeps its files: one folder per model, dataset, seed and configuration."""
+    name = f"{config['model']}-{config['dataset']}-seed{config['seed']}-{config.hash()}"
+    return Path(config["checkpoint_dir"]) / name
+
+
+class ProtocolTrainerMixin:
+    """Both evaluation protocols and checkpoints without pickle, over any RecBole trainer.
+
+    Attributes:
+        best_protocols: results of both protocols at the best validation.
+        train_seconds, trained_examples: time spent in training epochs, and the targets trained in it.
+        evaluation_seconds, evaluated_users: the same for evaluation.
+    """
+
+    def __init__(self, config, model):
+        super().__init__(config, model)
+        self.eval_collector = ProtocolCollector(config)
+        self.folder = run_folder(config)
+        self.saved_model_file = str(self.folder / "best.pth")
+        self.best_protocols = None
+        self.train_seconds = self.evaluation_seconds = 0.0
+        self.trained_examples = self.evaluated_users = 0
+        self._best_other_parameter = None
+
+    def _train_epoch(self, train_data, *args, **kwargs):
+        started = time.perf_counter()
+        losses = super()._train_epoch(train_data, *args, **kwargs)
+        self.train_seconds += time.perf_counter() - started
+        self.trained_examples += self._examples(train_data)
+        return losses
+
+    def _examples(self, train_data):
+        return len(train_data._dataset)
+
+    def _full_sort_batch_eval(self, batched_data):
+        # Consumed items stay in the scores; ProtocolCollector masks them for the second protocol.
+        interaction, _, positive_u, positive_i = batched_data
+        return super()._full_sort_batch_eval((interaction, None, positive_u, positive_i))
+
+    @torch.no_grad()
+    def evaluate_protocols(self, eval_data, load_best_model=True, show_progress=False):
+        """Metrics under both protocols: ``{"consumed_kept": {...}, "consumed_masked": {...}}``."""
+        self.evaluate(eval_data, load_best_model=load_best_model, show_progress=show_progress)
+        return self._protocol_results()
+
+    def _protocol_results(self):
+        return {
+            name: {**self.evaluator.evaluate(struct), "filled_share": self.eval_collector.filled_share[name]}
+            for name, struct in self.eval_collector.structs.items()
+        }
+
+    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
+        """Metrics under the protocol of ``mask_history``; same contract as RecBole's."""
+        if not eval_data:
+            return None
+        if load_best_model:
+            self._load_weights(model_file or self.saved_model_file)
+        dataset = eval_data._dataset
+        self.eval_collector.start(dataset.consumed)
+        started = time.perf_counter()
+        result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        self.evaluation_seconds += time.perf_counter() - started
+        self.evaluated_users += eval_data.sample_size
+        return result
+
+    def _valid_epoch(self, valid_data, show_progress=False):
+        score, result = super()._valid_epoch(valid_data, show_progress)
+        # RecBole's early_stopping counts an equal score as an improvement; so does this.
+        better = score >= self.best_valid_score if self.valid_metric_bigger else score <= self.best_valid_score
+        if better:
+            self.best_protocols = self._protocol_results()
+        return score, result
+
+    def _checkpoint(self, epoch):
+        other = self.model.other_parameter()
+        return {
+            "model": self.config["model"],
+            "dataset": self.config["dataset"],
+            "settings": self.config.external_plain(),
+            "epoch": epoch,
+            "state_dict": self.model.state_dict(),
+            "other_parameter": {name: value for name, value in other.items() if isinstance(value, PLAIN)},
+            "semantic_ids": pack_table(getattr(self.model, "semantic_ids", None)),
+            "tokenizer_report": getattr(self.model, "tokenizer_report", None),
+        }
+
+    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
+        # Some of RecBole's models keep NumPy or SciPy objects beside their weights; no safe file format
+        # holds them, so within a run they stay in memory.
+        self._best_other_parameter = copy.deepcopy(self.model.other_parameter())
+        save_checkpoint(self.saved_model_file, self._checkpoint(epoch))
+        if verbose:
+            self.logger.info(set_color("Saving current best", "blue") + f": {self.saved_model_file}")
+
+    def _load_weights(self, path):
+        checkpoint = load_checkpoint(path, self.device)
+        self.model.load_state_dict(checkpoint["state_dict"])
+        self.model.load_other_parameter(self._best_other_parameter or checkpoint["other_parameter"])
+
+
+class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
+    """Trainer of this package's models.
+
+    Settings: ``learning_rate``, ``warmup_fraction`` and ``min_learning_rate_ratio`` (linear warm-up, then cosine, over
+    the planned epochs), ``weight_decay`` (matrices only), ``clip_grad_norm``, ``enable_amp`` (bf16).
+    """
+
+    def _build_optimizer(self, **kwargs):
+        decayed, plain = [], []
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                (decayed if parameter.ndim > 1 else plain).append(parameter)
+        embeddings = {id(module.weight) for module in self.model.modules() if isinstance(module, torch.nn.Embedding)}
+        plain += [parameter for parameter in decayed if id(parameter) in embeddings]
+        decayed = [parameter for parameter in decayed if id(parameter) not in embeddings]
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        return super()._build_optimizer(params=[group for group in groups if group["params"]], **kwargs)
+
+    def _rate(self, progress):
+        """Learning rate after ``progress`` (0..1) of the planned training."""
+        warmup, floor = self.config["warmup_fraction"], self.config["min_learning_rate_ratio"]
+        if progress < warmup:
+            return self.learning_rate * progress / warmup
+        cosine = 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+        return self.learning_rate * (floor + (1 - floor) * cosine)
+
+    def _examples(self, train_data):
+        return len(train_data.log.items)
+
+    def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+        train_data.set_epoch(epoch_idx)
+        return super()._train_epoch(_Scheduled(self, train_data, epoch_idx), epoch_idx, self._loss, show_progress)
+
+    def _loss(self, interaction):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.enable_amp):
+            return self.model.calculate_loss(interaction)
+
+    def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
+        """RecBole's ``fit``; after every validation the state of the run goes to ``last.pth``."""
+        if self.start_epoch >= self.epochs or self.cur_step > self.stopping_step:
+            return self.best_valid_score, self.best_valid_result  # the interrupted run had ended
+
+        def after_validation(epoch_idx, valid_score):
+            if saved:
+                self.save_last(epoch_idx)
+            if callback_fn:
+                callback_fn(epoch_idx, valid_score)
+
+        return super().fit(train_data, valid_data, verbose, saved, show_progress, after_validation)
+
+    # ------------------------------------------------------------------ resume
+
+    def save_last(self, epoch):
+        """Write all that an exact continuation needs to ``last.pth``, atomically."""
+        state = self._checkpoint(epoch)
+        state["progress"] = {
+            "cur_step": self.cur_step,
+            "best_valid_score": float(self.best_valid_score),
+            "best_valid_result": dict(self.best_valid_result or {}),
+            "best_protocols": self.best_protocols,
+            "train_loss": {int(key): float(value) for key, value in self.train_loss_dict.items()},
+            "train_seconds": self.train_seconds,
+            "trained_examples": self.trained_examples,
+        }
+        state["optimizer"] = self.optimizer.state_dict()
+        state["random"] = random_state()
+        save_checkpoint(self.folder / "last.pth", state)
+
+    def resume_checkpoint(self, resume_file):
+        """Continue from a ``last.pth``: weights, optimizer, schedule, random states, early stopping.
+
+        Raises:
+            ValueError: the file is damaged, or belongs to another model.
+        """
+        state = load_checkpoint(resume_file, self.device)
+        if state["model"] != self.config["model"] or "progress" not in state:
+            raise ValueError(f"{resume_file} is no `last` checkpoint of {self.config['model']}")
+        self.model.load_state_dict(state["state_dict"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        progress = state["progress"]
+        self.start_epoch = state["epoch"] + 1
+        self.train_loss_dict = progress.pop("train_loss")
+        for name, value in progress.items():
+            setattr(self, name, value)
+        restore_random_state(state["random"])
+        self.logger.info(f"Resuming after epoch {state['epoch']} from {resume_file}")
+
+
+class _Scheduled:
+    """A training loader that sets the learning rate before each batch.
+
+    The rate follows from the epoch and the batch alone, so a resumed run needs no scheduler state.
+    """
+
+    def __init__(self, trainer, loader, epoch):
+        self.trainer, self.loader, self.epoch = trainer, loader, epoch
+        self.shuffle = False
+        self._dataset, self.log = loader._dataset, loader.log
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        for index, batch in enumerate(self.loader):
+            rate = self.trainer._rate((self.epoch + (index + 1) / len(self)) / self.trainer.epochs)
+            for group in self.trainer.optimizer.param_groups:
+                group["lr"] = rate
+            yield batch
+
+
+def trainer_class(config):
+    """The trainer class of ``config``'s model: its own, else RecBole's with the mixin."""
+    own = getattr(config.model_class, "trainer_class", None)
+    if own is not None:
+        return own
+    base = get_trainer(config["MODEL_TYPE"], config["model"])
+    return type(base.__name__, (ProtocolTrainerMixin, base), {})
+
+
+def pack_table(table):
+    """A :class:`SemanticIDs` as tensors and plain values for a checkpoint, or None."""
+    if table is None:
+        return None
+    return {
+        "codes": torch.from_numpy(table.codes.copy()),
+        "lengths": torch.from_numpy(table.lengths.copy()),
+        "vocab_sizes": list(table.vocab_sizes),
+        "shared_vocabulary": table.shared_vocabulary,
+        "item_tokens": table.item_tokens.tolist(),
+        "provenance": table.provenance,
+        "unique": table.unique,
+        "prefix_free": table.prefix_free,
+    }
+
+
+def unpack_table(packed):
+    """The :class:`SemanticIDs` that :func:`pack_table` packed; its invariants are checked again."""
+    return SemanticIDs(**{**packed, "codes": packed["codes"].numpy(), "lengths": packed["lengths"].numpy()})
+
+
+def random_state():
+    """State of Python's, NumPy's and PyTorch's generators, as plain values and tensors."""
+    version, internal, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_state(state):
+    """Set what :func:`random_state` gave."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda"]])

@@ -1,0 +1,187 @@
+"""The command line: what it reads, what it hands on, and how it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import recbole_vsid
+import recbole_vsid.quick_start
+from recbole_vsid.cli import main, parse
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """The calls of ``run`` that the command line makes; nothing is trained."""
+    calls = []
+    monkeypatch.setattr(recbole_vsid.quick_start, "run", lambda *arguments: calls.append(arguments))
+    return calls
+
+
+def refused(capsys, *arguments):
+    """Run with bad input; return the error line after checking that it is one, without a traceback."""
+    assert main(list(arguments)) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert captured.out == "" and len(lines) == 2, captured.err
+    assert lines[0].startswith("error: ") and "--help" in lines[1]
+    assert "Traceback" not in captured.err
+    return lines[0]
+
+
+def test_both_forms_are_read():
+    assert parse(["--epochs=3", "--learning_rate", "1e-3", "--topk", "[5, 10]"]) == {
+        "epochs": 3, "learning_rate": 0.001, "topk": [5, 10],
+    }  # fmt: skip
+    assert parse(["--seed", "-1", "--enable_amp=false", "--content_file=a=b.npy", "--threshold={rating: 3}"]) == {
+        "seed": -1, "enable_amp": False, "content_file": "a=b.npy", "threshold": {"rating": 3},
+    }  # fmt: skip
+    assert parse([]) == {}
+
+
+def test_names_and_paths_stay_text():
+    arguments = ["--dataset=2020", "--data_path=1e3", "--result_file=~", "--model=true", "--checkpoint_dir", "[x"]
+    assert parse(arguments) == {
+        "dataset": "2020", "data_path": "1e3", "result_file": "~", "model": "true", "checkpoint_dir": "[x",
+    }  # fmt: skip
+
+
+def test_values_are_not_evaluated(tmp_path):
+    evil = "__import__('os').system('touch pwned')"
+    assert parse([f"--learner={evil}", "--wandb_project=1/0"]) == {"learner": evil, "wandb_project": "1/0"}
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_twice_the_same_is_fine_and_two_values_are_not():
+    assert parse(["--epochs=3", "--epochs", "3"]) == {"epochs": 3}
+    with pytest.raises(ValueError, match="--epochs is given twice: 3 and 4"):
+        parse(["--epochs=3", "--epochs=4"])
+
+
+@pytest.mark.parametrize("arguments", [["--epochs"], ["--epochs", "--seed=3"], ["--seed=3", "--epochs"]])
+def test_a_missing_value(arguments):
+    with pytest.raises(ValueError, match="--epochs has no value; write --epochs=value"):
+        parse(arguments)
+
+
+@pytest.mark.parametrize("argument", ["epochs=3", "-epochs=3", "--", "garbage", "-x"])
+def test_arguments_that_are_none(argument):
+    with pytest.raises(ValueError, match="cannot read the argument"):
+        parse([argument])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--model=SASRec", "--help"]])
+def test_help(capsys, runs, arguments):
+    assert main(arguments) == 0 and not runs
+    out = capsys.readouterr().out
+    assert out.startswith("usage: run_recbole_vsid.py")
+    for word in ("--model", "--dataset", "--tokenizer", "--config_files", "VLSID", "rkmeans"):
+        assert word in out
+
+
+def test_version(capsys, runs):
+    assert main(["--version"]) == 0 and not runs
+    assert capsys.readouterr().out == f"recbole_vsid {recbole_vsid.__version__}\n"
+
+
+def test_help_and_version_do_not_wait_for_pytorch():
+    code = "import sys; from recbole_vsid.cli import main; main(['--help']); main(['--version']); print('torch' in sys.modules)"
+    path = recbole_vsid.__path__[0].rsplit("recbole_vsid", 1)[0]
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=path)
+    assert output.stdout.splitlines()[-1] == "False"
+
+
+def test_defaults(runs):
+    assert main([]) == 0
+    assert runs == [("VLSID", "ml-100k", [], {"model": "VLSID", "dataset": "ml-100k"})]
+
+
+def test_settings_and_files_are_handed_on(runs):
+    assert main(["--model=SASRec", "--config_files=a.yaml  b.yaml", "--epochs=3"]) == 0
+    assert runs == [
+        ("SASRec", "ml-100k", ["a.yaml", "b.yaml"], {"model": "SASRec", "dataset": "ml-100k", "epochs": 3})
+    ]
+
+
+def test_without_arguments_sys_argv_is_read(runs, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run_recbole_vsid.py", "--model=BPR"])
+    assert main() == 0 and runs[0][0] == "BPR"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["garbage"], "cannot read the argument 'garbage'"),
+        (["--epochs"], "--epochs has no value"),
+        (["--epochs=-1"], "epochs=-1 is not usable"),
+        (["--topk=0"], "topk"),
+        (["--topk=many"], "topk='many' is not usable"),
+        (["--topk="], "topk=None is not usable"),
+        (["--topk=[5"], "'[5' is not a YAML value"),
+        (["--metrics=[Recall,RMSE]"], "metrics=['Recall', 'RMSE'] are not usable"),
+        (["--metrics=Foo"], "no metric named 'Foo'"),
+        (["--valid_metric=Hit@10"], "valid_metric='Hit@10' is not usable"),
+        (["--epoch=3"], "unknown setting 'epoch'"),
+        (["--=3"], "unknown setting ''"),
+        (["--model=sasrec"], "Did you mean 'SASRec'?"),
+        (["--model="], "name a model and a dataset"),
+        (["--model=FM"], "of type CONTEXT"),
+        (["--tokenizer=kmeans"], "Did you mean 'rkmeans'?"),
+        (["--dataset=../x"], "dataset='../x' is not a usable name"),
+        (["--dataset=nothing"], "unknown dataset 'nothing'"),
+        (["--config_files=missing.yaml"], "no file 'missing.yaml'"),
+        (["--resume=true"], "this configuration has not been run here"),
+        (["--model=SASRec", "--resume=true"], "resume=True works for this package's models only"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(capsys, arguments, told):
+    assert told in refused(capsys, *arguments)
+
+
+def test_what_only_the_data_can_tell(capsys, data_path):
+    common = ["--dataset=toy", f"--data_path={data_path}", "--tokenizer=rkmeans", "--sid_vocab_size=8", "--state=error"]
+    for bad, told in (
+        ("--topk=[5, 10, 42]", "topk=42 is larger than the catalogue: toy has 41 items"),
+        ("--sid_max_length=3", "unknown setting 'sid_max_length'"),
+        ("--content=[tfidf, file]", "content=file needs content_file=<path>"),
+        ("--content_weights=[1]", "content_weights=[1] must be one positive number for each"),
+    ):
+        assert told in refused(capsys, *common, bad)
+    assert main([*common, "--beam_width=5"]) == 2  # known after the semantic IDs, which are shown
+    assert "beam_width=5 is below the largest cut-off" in capsys.readouterr().err
+
+
+def test_a_library_that_is_missing(capsys, runs, monkeypatch):
+    def run(*arguments):
+        raise ModuleNotFoundError("No module named 'xgboost'")
+
+    monkeypatch.setattr(recbole_vsid.quick_start, "run", run)
+    assert "xgboost" in refused(capsys, "--model=XGBoost")
+
+
+def test_a_folder_that_cannot_be_written(capsys, monkeypatch):
+    def run(*arguments):
+        raise PermissionError(13, "Permission denied", "/saved")
+
+    monkeypatch.setattr(recbole_vsid.quick_start, "run", run)
+    assert "Permission denied: '/saved'" in refused(capsys)
+
+
+def test_debug_shows_where(runs, monkeypatch):
+    def run(*arguments):
+        raise ValueError("bad")
+
+    monkeypatch.setattr(recbole_vsid.quick_start, "run", run)
+    with pytest.raises(ValueError, match="bad"):
+        main(["--state=debug"])
+
+
+def test_our_own_mistakes_are_not_hidden(monkeypatch):
+    def run(*arguments):
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(recbole_vsid.quick_start, "run", run)
+    with pytest.raises(TypeError, match="a bug"):
+        main([])
