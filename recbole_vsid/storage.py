@@ -56,9 +56,25 @@ def read_json(path):
 
 
 def save_checkpoint(path, state):
-    """``torch.save`` of plain tensors and plain values, atomically."""
+    """``torch.save`` of plain tensors and plain values, atomically.
+
+    Raises:
+        TypeError: naming the first entry that ``torch.load(weights_only=True)`` would refuse.
+    """
+    _require_plain(state, "checkpoint")
     with atomic_path(path) as temporary:
         torch.save(state, temporary)
+
+
+def _require_plain(value, where):
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            _require_plain(entry, f"{where}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for position, entry in enumerate(value):
+            _require_plain(entry, f"{where}[{position}]")
+    elif type(value) not in (str, int, float, bool, type(None)) and not isinstance(value, torch.Tensor):
+        raise TypeError(f"{where} is a {type(value).__name__}; checkpoints hold plain tensors and plain values only")
 
 
 def load_checkpoint(path, device="cpu"):

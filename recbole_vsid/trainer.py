@@ -73,7 +73,7 @@ class ProtocolTrainerMixin:
 
     def _protocol_results(self):
         return {
-            name: {**self.evaluator.evaluate(struct), "filled_share": self.eval_collector.filled_share[name]}
+            name: {**_floats(self.evaluator.evaluate(struct)), "filled_share": self.eval_collector.filled_share[name]}
             for name, struct in self.eval_collector.structs.items()
         }
 
@@ -184,7 +184,7 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
         state["progress"] = {
             "cur_step": self.cur_step,
             "best_valid_score": float(self.best_valid_score),
-            "best_valid_result": dict(self.best_valid_result or {}),
+            "best_valid_result": _floats(self.best_valid_result or {}),
             "best_protocols": self.best_protocols,
             "train_loss": {int(key): float(value) for key, value in self.train_loss_dict.items()},
             "train_seconds": self.train_seconds,
@@ -234,6 +234,11 @@ class _Scheduled:
             for group in self.trainer.optimizer.param_groups:
                 group["lr"] = rate
             yield batch
+
+
+def _floats(metrics):
+    """RecBole's metrics are NumPy scalars, which no safe checkpoint holds."""
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def trainer_class(config):

@@ -41,7 +41,8 @@ def item_content(dataset):
     config = dataset.config
     names = config["content"] if isinstance(config["content"], (list, tuple)) else [config["content"]]
     weights = config["content_weights"] or [1.0] * len(names)
-    if not names or len(weights) != len(names) or not all(isinstance(w, (int, float)) and w > 0 for w in weights):
+    one_each = isinstance(weights, (list, tuple)) and len(weights) == len(names) > 0
+    if not one_each or not all(type(weight) in (int, float) and 0 < weight < np.inf for weight in weights):
         raise ValueError(f"content_weights={weights!r} must be one positive number for each of content={names!r}")
     encoders = [get_content_encoder(name) for name in names]
     blocks = []
@@ -59,9 +60,11 @@ def item_content(dataset):
 
 
 def _require_content(dataset, present):
+    policy = dataset.config["missing_content"]
+    if policy not in ("error", "zero"):
+        raise ValueError(f"missing_content={policy!r} is not usable: it must be error or zero")
     if present.all():
         return
-    policy = dataset.config["missing_content"]
     missing = np.flatnonzero(~present) + 1
     name = dataset.field2id_token[dataset.iid_field][missing[0]]
     message = f"{len(missing)} of {len(present)} items have no content, item {str(name)!r} first"
@@ -70,8 +73,6 @@ def _require_content(dataset, present):
             f"{message}; give them content, add an encoder to content={dataset.config['content']!r}, "
             "or set missing_content=zero to give them all the same empty vector"
         )
-    if policy != "zero":
-        raise ValueError(f"missing_content={policy!r} is not usable: it must be error or zero")
     getLogger().warning(message)
 
 
@@ -165,12 +166,17 @@ def from_file(dataset):
     """
     path = _find(dataset, "content_file")
     if path.suffix == ".npy":
-        matrix = np.load(path, allow_pickle=False)
+        try:
+            matrix = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"content_file {path} is not a .npy file of numbers: {error}") from error
         ids = _ids_of_rows(dataset)
     elif path.suffix == ".safetensors":
         matrix, ids = _read_safetensors(path)
     else:
         raise ValueError(f"content_file={str(path)!r} must end in .npy or .safetensors")
+    if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "fiub":
+        raise ValueError(f"content_file {path} is not a .npy file of numbers")
     if matrix.ndim != 2 or len(matrix) != len(ids):
         raise ValueError(f"content_file {path} has shape {matrix.shape}, which does not match {len(ids)} item ids")
     index = pd.Index(ids)
@@ -214,13 +220,24 @@ def _ids_of_rows(dataset):
 
 def _read_safetensors(path):
     try:
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(path, framework="pt") as file:  # NumPy has no bfloat16
             names = list(file.keys())
             if "embedding" in names:
-                ids = json.loads((file.metadata() or {}).get("item_tokens", "null"))
-                if not isinstance(ids, list):
+                ids = _parse_ids((file.metadata() or {}).get("item_tokens", "null"))
+                if ids is None:
                     raise ValueError(f"content_file {path}: its metadata has no JSON list item_tokens")
-                return file.get_tensor("embedding"), [str(token) for token in ids]
-            return np.stack([file.get_tensor(name).reshape(-1) for name in names]), names
+                return file.get_tensor("embedding").float().numpy(), ids
+            rows = [file.get_tensor(name).float().numpy().reshape(-1) for name in names]
     except SafetensorError as error:
         raise ValueError(f"content_file {path} is not a safetensors file: {error}") from error
+    if not rows or len({len(row) for row in rows}) > 1:
+        raise ValueError(f"content_file {path}: its tensors are not all of the same length")
+    return np.stack(rows), names
+
+
+def _parse_ids(text):
+    try:
+        ids = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    return [str(token) for token in ids] if isinstance(ids, list) else None

@@ -48,10 +48,14 @@ class EventHistoryMixin:
                 f"holds {token}/{token}.inter"
             )
         super()._load_data(token, dataset_path)
-        if self.config["eval_args"]["order"] == "TO" and self.time_field not in self.inter_feat:
-            raise ValueError(
-                f"dataset {token!r} has no column {self.time_field!r}, which order: TO needs; set TIME_FIELD or load_col"
-            )
+        needed = {"USER_ID_FIELD": "every model", "ITEM_ID_FIELD": "every model"}
+        if self.config["eval_args"]["order"] == "TO":
+            needed["TIME_FIELD"] = "order: TO"
+        for key, reason in needed.items():
+            if self.inter_feat is None or self.config[key] not in self.inter_feat:
+                raise ValueError(
+                    f"dataset {token!r} has no column {self.config[key]!r}, which {reason} needs; set {key} or load_col"
+                )
 
     def _download(self):
         try:
@@ -72,8 +76,8 @@ class EventHistoryMixin:
             if "process group" not in str(error):
                 raise
 
-    def _data_filtering(self):
-        super()._data_filtering()
+    def _reset_index(self):
+        # The last step of filtering, where RecBole says no more than that "some feat is empty".
         if len(self.inter_feat) == 0:
             raise ValueError(
                 f"dataset {self.dataset_name!r}: no interaction is left after filtering; loosen "
@@ -81,6 +85,7 @@ class EventHistoryMixin:
                 f"item_inter_num_interval={self.config['item_inter_num_interval']!r} or "
                 f"val_interval={self.config['val_interval']!r}"
             )
+        super()._reset_index()
 
     def _change_feat_format(self):
         if self.config["eval_args"]["order"] == "TO":

@@ -73,7 +73,8 @@ def print_record(result, console=None):
     for split in ("validation", "test"):
         for label in PROTOCOL_NAMES.values():
             table.add_column(f"{split}\n{label}", justify="right")
-    columns = [result[split][name] for split in ("valid_result", "test_result") for name in PROTOCOL_NAMES]
+    # Without validation (eval_step=0) its columns stay empty.
+    columns = [(result[split] or {}).get(name) for split in ("valid_result", "test_result") for name in PROTOCOL_NAMES]
     for metric in columns[-1]:
         table.add_row(metric, *(_number(column[metric]) if column else "-" for column in columns))
     console.print(table)

@@ -1,11 +1,13 @@
-"""What several tokenizers share: sizes chosen from the catalogue, checks of settings, fixed chunks."""
+"""What several tokenizers share: sizes chosen from the catalogue, checks of settings, fixed chunks, local seeds."""
 
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from numbers import Integral, Real
 
 import numpy as np
+import torch
 
 # The vocabulary should stay far below the number of items (or the first token memorises them), while
 # vocab_size ** max_length stays far above it.
@@ -70,3 +72,12 @@ def fixed_chunks(*arrays):
         if rows < CHUNK_ROWS:
             parts = [np.pad(part, ((0, CHUNK_ROWS - rows), (0, 0))) for part in parts]
         yield slice(start, start + rows), parts
+
+
+@contextmanager
+def local_seed(seed, device):
+    """Seed torch's global generators inside the block (initialisation, dropout) and restore them after."""
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

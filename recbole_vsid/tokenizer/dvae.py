@@ -279,3 +279,26 @@ def fixed_length_loss(target, reconstructions, token_logits, beta, free_bits):
     reconstruction = squared_errors(target, reconstructions[:, -1:]).mean()
     kl = F.relu(token_kl(token_logits) - free_bits).sum(1).mean()
     return LossTerms(reconstruction + beta * kl, reconstruction, kl)
+
+
+def cosine_ramp(step, start, end, n_steps):
+    """From ``start`` to ``end`` along half a cosine in ``n_steps``, then constant."""
+    if step >= n_steps:
+        return end
+    return end + (start - end) * (1 + math.cos(math.pi * step / n_steps)) / 2
+
+
+def schedule(settings, step, updates):
+    """Temperature, beta, and whether the lengths are still left alone, for one update.
+
+    "two_phase": while warming every prefix weighs the same and beta is 0, so that all positions learn
+    and the stopping head stays near its start; then beta acts in full at once (a ramp would let the
+    lengths run to T first). "paper": temperature and beta follow cosines over ``warm_fraction``.
+    """
+    warm_updates = settings.warm_fraction * updates
+    if settings.schedule == "paper":
+        tau = cosine_ramp(step, settings.tau_start, settings.tau_end, warm_updates)
+        return tau, cosine_ramp(step, 0.0, settings.beta, warm_updates), False
+    tau = cosine_ramp(step, settings.tau_start, settings.tau_end, settings.tau_fraction * updates)
+    warming = step < warm_updates
+    return tau, 0.0 if warming else settings.beta, warming

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +22,7 @@ from tqdm import tqdm
 from recbole_vsid.tokenizer.base import Tokenizer, TokenizerSettings, unit_rows
 from recbole_vsid.tokenizer.defaults import (
     fixed_chunks,
+    local_seed,
     require_choice,
     require_integer,
     require_real,
@@ -34,6 +34,7 @@ from recbole_vsid.tokenizer.dvae import (
     DVAEEncoder,
     fixed_length_loss,
     length_posterior,
+    schedule,
     squared_errors,
     uniform_prefix_loss,
     variable_length_loss,
@@ -339,7 +340,8 @@ class FixedDVAETokenizer(Tokenizer):
         message = (
             f"tokenizer {self.name!r} collapsed: {problem}. Measured on {len(codes)} items: {len(group_sizes)} "
             f"distinct codes ({distinct:.3f} per distinct vector, largest group {group_sizes.max()}), "
-            f"{collides.mean():.1%} of items and {np.average(collides, weights=counts):.1%} of training events share their code, mean length "
+            f"{collides.mean():.1%} of items and "
+            f"{np.average(collides, weights=counts):.1%} of training events share their code, mean length "
             f"{mean_length:.2f} over events and {lengths.mean():.2f} over items, of at most {codes.shape[1]}"
         )
         if self.settings.on_collapse == "error":
@@ -397,29 +399,6 @@ class DVAETokenizer(FixedDVAETokenizer):
         return super()._collapse(distinct, mean_length, max_length)
 
 
-def cosine_ramp(step, start, end, n_steps):
-    """From ``start`` to ``end`` along half a cosine in ``n_steps``, then constant."""
-    if step >= n_steps:
-        return end
-    return end + (start - end) * (1 + math.cos(math.pi * step / n_steps)) / 2
-
-
-def schedule(settings, step, updates):
-    """Temperature, beta, and whether the lengths are still left alone, for one update.
-
-    "two_phase": while warming every prefix weighs the same and beta is 0, so that all positions learn
-    and the stopping head stays near its start; then beta acts in full at once (a ramp would let the
-    lengths run to T first). "paper": temperature and beta follow cosines over ``warm_fraction``.
-    """
-    warm_updates = settings.warm_fraction * updates
-    if settings.schedule == "paper":
-        tau = cosine_ramp(step, settings.tau_start, settings.tau_end, warm_updates)
-        return tau, cosine_ramp(step, 0.0, settings.beta, warm_updates), False
-    tau = cosine_ramp(step, settings.tau_start, settings.tau_end, settings.tau_fraction * updates)
-    warming = step < warm_updates
-    return tau, 0.0 if warming else settings.beta, warming
-
-
 def draw_events(counts, batch_size, updates, rng):
     """Yield ``updates`` batches of item indices, int64 ``[batch_size]``, item i with probability n_i / sum n.
 
@@ -430,12 +409,3 @@ def draw_events(counts, batch_size, updates, rng):
     for start in range(0, updates, per_draw):
         events = rng.integers(0, ends[-1], size=(min(per_draw, updates - start), batch_size))
         yield from np.searchsorted(ends, events, side="right")
-
-
-@contextmanager
-def local_seed(seed, device):
-    """Seed torch's global generators inside the block (initialisation, dropout) and restore them after."""
-    device = torch.device(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

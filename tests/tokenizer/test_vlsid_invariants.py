@@ -17,12 +17,13 @@ from recbole_vsid.tokenizer.dvae import (
     fixed_length_loss,
     gumbel_noise,
     length_posterior,
+    schedule,
     squared_errors,
     token_kl,
     uniform_prefix_loss,
     variable_length_loss,
 )
-from recbole_vsid.tokenizer.dvae_tokenizer import DVAETokenizer, FixedDVAETokenizer, draw_events, schedule
+from recbole_vsid.tokenizer.dvae_tokenizer import DVAETokenizer, FixedDVAETokenizer, draw_events
 from recbole_vsid.tokenizer.rkmeans import RKMeansTokenizer
 from tests.tokenizer.synthetic import catalogue, zipf_catalogue
 

@@ -1,0 +1,194 @@
+"""Event logs, windows and batches, against plain loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recbole_vsid.data.sequences import EventLog, WindowLoader, _equal_cost_bounds, windows
+
+exactly = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+
+
+def make_log(sequences):
+    """An ``EventLog`` of one list of items per user; user 0 is RecBole's padding user."""
+    users = np.array([user for user, items in enumerate(sequences) for _ in items], dtype=np.int64)
+    return EventLog.from_columns(users, [item for items in sequences for item in items], len(sequences))
+
+
+logs = st.lists(st.lists(st.integers(1, 9), max_size=12), min_size=1, max_size=6).map(lambda rest: [[], *rest])
+
+
+@exactly
+@given(logs, st.integers(1, 5), st.randoms(use_true_random=False))
+def test_event_logs_against_loops(sequences, longest, random):
+    log = make_log(sequences)
+    assert log.items.dtype == log.offsets.dtype == np.int64
+    assert log.counts().tolist() == [len(items) for items in sequences]
+    assert log.users().tolist() == [user for user, items in enumerate(sequences) for _ in items]
+    flat = [(user, place) for user, items in enumerate(sequences) for place in range(len(items))]
+    targets = [position for position, (_, place) in enumerate(flat) if place > 0]
+    assert log.target_positions().tolist() == targets
+
+    kept = [random.randint(0, len(items)) for items in sequences]
+    heads = log.heads(np.array(kept))
+    assert [heads.items[a:b].tolist() for a, b in zip(heads.offsets, heads.offsets[1:])] == [
+        items[:n] for items, n in zip(sequences, kept)
+    ]
+
+    positions = [random.randrange(len(flat)) for _ in range(5)] if flat else []
+    rows, lengths = log.histories(np.array(positions, dtype=np.int64), longest)
+    assert rows.shape == (len(positions), longest) and rows.dtype == lengths.dtype == np.int64
+    for position, row, length in zip(positions, rows, lengths):
+        user, place = flat[position]
+        history = sequences[user][max(0, place - longest) : place]
+        assert row.tolist() == history + [0] * (longest - len(history)) and length == len(history)
+
+
+@exactly
+@given(logs, st.integers(0, 4), st.randoms(use_true_random=False))
+def test_gather_against_a_loop(sequences, wider, random):
+    log = make_log(sequences)
+    starts = [random.randint(0, len(log.items)) for _ in range(4)] if len(log.items) else []
+    lengths = [random.randint(0, len(log.items) - start) for start in starts]
+    width = max(lengths, default=0) + wider
+    rows = log.gather(np.array(starts, dtype=np.int64), np.array(lengths, dtype=np.int64), width)
+    expected = [
+        log.items[start : start + length].tolist() + [0] * (width - length) for start, length in zip(starts, lengths)
+    ]
+    assert rows.shape == (len(starts), width) and rows.tolist() == expected
+
+
+def test_a_log_without_events():
+    log = make_log([[], []])
+    assert log.target_positions().size == log.users().size == 0 and log.counts().tolist() == [0, 0]
+
+
+@st.composite
+def cut_problems(draw):
+    sequences = draw(logs.filter(lambda log: sum(map(len, log)) > 0))
+    costs = np.array([1, *draw(st.lists(st.integers(1, 5), min_size=9, max_size=9))])
+    budget = draw(st.integers(int(costs.max()), 14))
+    stride = budget - int(costs.max()) + 1
+    phase = np.array(draw(st.lists(st.integers(0, stride - 1), min_size=len(sequences), max_size=len(sequences))))
+    return sequences, costs, budget, phase
+
+
+@exactly
+@given(cut_problems())
+def test_windows(problem):
+    """Every event once and in order, within the budget, whole if it fits, never two users in a window."""
+    sequences, costs, budget, phase = problem
+    log = make_log(sequences)
+    starts, lengths = windows(log, costs, budget, phase)
+    covered = [position for start, length in zip(starts, lengths) for position in range(start, start + length)]
+    assert covered == list(range(len(log.items)))
+    users, of_user = log.users(), {}
+    for start, length in zip(starts, lengths):
+        assert length > 0 and len(set(users[start : start + length])) == 1
+        assert costs[log.items[start : start + length]].sum() <= budget
+        of_user[users[start]] = of_user.get(users[start], 0) + 1
+    for user, items in enumerate(sequences):
+        total = sum(costs[item] for item in items)
+        if items and total <= budget:
+            assert of_user[user] == 1
+        elif items:
+            # No more windows than a stride that leaves room for the dearest item asks for.
+            assert of_user[user] <= (total + phase[user] - 1) // (budget - costs.max() + 1) + 1
+
+
+def test_the_phase_moves_the_cuts():
+    log = make_log([[], [1] * 10])
+    cuts = {tuple(windows(log, np.array([1, 1]), 4, np.array([0, phase]))[0]) for phase in range(4)}
+    assert cuts == {(0, 4, 8), (0, 3, 7), (0, 2, 6), (0, 1, 5, 9)}
+
+
+def test_a_budget_below_one_item():
+    with pytest.raises(ValueError, match="a window budget of 2 cannot hold one item of 3 tokens"):
+        windows(make_log([[], [1, 2]]), np.array([1, 3, 1]), 2, np.array([0, 0]))
+
+
+class Part:
+    def __init__(self, log):
+        self.training = log
+
+
+def loader_of(log, costs, budget=12, batch_cost=40, seed=5):
+    config = {"ITEM_ID_FIELD": "item_id", "LIST_SUFFIX": "_list", "ITEM_LIST_LENGTH_FIELD": "item_length", "seed": seed}
+    return WindowLoader(config, Part(log), costs, budget, batch_cost)
+
+
+def epoch_of(loader, epoch):
+    loader.set_epoch(epoch)
+    return [(batch["item_id_list"], batch["item_length"]) for batch in loader]
+
+
+def same(first, second):
+    return len(first) == len(second) and all(
+        torch.equal(a, b) for pair in zip(first, second) for a, b in zip(*pair)
+    )
+
+
+@pytest.fixture(scope="module")
+def zipf_log():
+    rng = np.random.default_rng(0)
+    return make_log([[], *(rng.integers(1, 30, length).tolist() for length in rng.integers(0, 60, 80))])
+
+
+@pytest.fixture(scope="module")
+def costs():
+    return np.r_[1, np.random.default_rng(1).integers(1, 5, 29)]
+
+
+def test_a_seed_and_an_epoch_give_the_same_batches(zipf_log, costs):
+    loader, other = loader_of(zipf_log, costs), loader_of(zipf_log, costs)
+    first, second = epoch_of(loader, 0), epoch_of(loader, 1)
+    assert same(first, epoch_of(loader, 0)), "again, after another epoch"
+    assert same(second, epoch_of(other, 1)), "in another process, without epoch 0 before"
+    assert not same(first, second)
+    assert not same(first, epoch_of(loader_of(zipf_log, costs, seed=6), 0))
+    torch.manual_seed(99)
+    np.random.seed(99)
+    assert same(first, epoch_of(loader, 0)), "the global generators are no part of it"
+    assert len(loader) == len(first)
+
+
+def test_every_event_once_per_epoch(zipf_log, costs):
+    for epoch in range(3):
+        seen = []
+        for items, lengths in epoch_of(loader_of(zipf_log, costs), epoch):
+            assert items.dtype == lengths.dtype == torch.int64 and items.size(1) == lengths.max()
+            for row, length in zip(items.tolist(), lengths.tolist()):
+                assert all(row[:length]) and not any(row[length:])
+                seen += row[:length]
+        assert sorted(seen) == sorted(zipf_log.items.tolist())
+
+
+def test_padding_and_batches_are_bounded(zipf_log, costs):
+    real = padded = 0
+    for items, lengths in epoch_of(loader_of(zipf_log, costs, batch_cost=60), 0):
+        row_costs = [costs[row[:length].numpy()].sum() for row, length in zip(items, lengths)]
+        assert max(row_costs) <= 12
+        assert len(row_costs) * max(row_costs) <= 60 or len(row_costs) == 1
+        real, padded = real + sum(row_costs), padded + len(row_costs) * max(row_costs)
+    assert padded < 1.1 * real
+
+
+@exactly
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=30).map(sorted), st.integers(1, 60))
+def test_equal_cost_bounds_against_a_loop(cost, batch_cost):
+    bounds, rows = [0], 0
+    for position, one in enumerate(cost):
+        if rows and (rows + 1) * one > batch_cost:
+            bounds.append(position)
+            rows = 0
+        rows += 1
+    assert _equal_cost_bounds(np.array(cost), batch_cost) == [*bounds, len(cost)]
+
+
+def test_a_loader_whose_budget_holds_no_item(zipf_log, costs):
+    with pytest.raises(ValueError, match="cannot hold one item"):
+        len(loader_of(zipf_log, costs, budget=3))
