@@ -25,15 +25,13 @@ from recbole_vsid.registry import MODELS, get_model, get_tokenizer
 from recbole_vsid.storage import check_name, content_hash
 
 # Keys RecBole reads that stand in none of its property files.
-RECBOLE_EXTRA_KEYS = (
-    "model dataset config_file config_files encoding tail_ratio nproc world_size offset ip port local_rank"
-).split()
+RECBOLE_EXTRA_KEYS = ["model", "dataset", "config_file", "config_files", "encoding", "tail_ratio", "nproc",
+                      "world_size", "offset", "ip", "port", "local_rank"]  # fmt: skip
 
 # Settings that change where or how a run happens, not what it computes.
-VOLATILE_KEYS = (
-    "device gpu_id use_gpu state show_progress checkpoint_dir data_path result_file resume log_wandb "
-    "wandb_project config_files config_file local_rank single_spec num_threads"
-).split()
+VOLATILE_KEYS = ["device", "gpu_id", "use_gpu", "state", "show_progress", "checkpoint_dir", "data_path", "result_file",
+                 "resume", "log_wandb", "wandb_project", "config_files", "config_file", "local_rank", "single_spec",
+                 "num_threads"]  # fmt: skip
 
 # A value must be of its default's kind: (kind of the default, kinds allowed, their name).
 KINDS = (
@@ -95,8 +93,9 @@ class Config(RecBoleConfig):
 
     def compatibility_settings(self):
         # RecBole uses names numpy dropped; only the missing ones are given back.
-        for old, new in {"bool": np.bool_, "int": np.int_, "float": np.float64, "complex": np.complex128,
-                         "object": np.object_, "str": np.str_, "long": np.int_, "unicode": np.str_}.items():  # fmt: skip
+        names = {"bool": np.bool_, "int": np.int_, "float": np.float64, "complex": np.complex128,
+                 "object": np.object_, "str": np.str_, "long": np.int_, "unicode": np.str_}  # fmt: skip
+        for old, new in names.items():
             if old not in np.__dict__:
                 setattr(np, old, new)
 
@@ -230,13 +229,19 @@ class Config(RecBoleConfig):
         rate = self["learning_rate"]
         require("learning_rate", rate is None or (isinstance(rate, (int, float)) and 0 < rate < 10), "in (0, 10)")
         require("topk", all(whole(k, 1) for k in self["topk"]), "whole numbers of at least 1")
+        warmup, floor = self["warmup_fraction"], self["min_learning_rate_ratio"]
+        require("warmup_fraction", warmup is None or 0 <= warmup < 1, "in [0, 1)")
+        require("min_learning_rate_ratio", floor is None or 0 <= floor <= 1, "in [0, 1]")
         for key in ("mask_history", "resume", "detect_anomaly", "enable_amp", "show_progress"):
             require(key, isinstance(self[key], bool), "true or false")
         for key in ("result_file", "content_file", "content_ids"):
             require(key, isinstance(self[key], (str, type(None))), "a path")
         columns = self["load_col"]
-        require("load_col", columns is None or (isinstance(columns, dict) and columns.get("inter")),
-                "empty for all columns, or a mapping like {inter: [user_id, item_id, timestamp], item: [item_id]}")  # fmt: skip
+        require(
+            "load_col",
+            columns is None or (isinstance(columns, dict) and columns.get("inter")),
+            "empty for all columns, or a mapping like {inter: [user_id, item_id, timestamp], item: [item_id]}",
+        )
         name, at, cutoff = self["valid_metric"].partition("@")
         ranked = {"rec.topk", "rec.items"} & set(metric_information.get(name.lower(), ()))  # reported at every topk
         require(

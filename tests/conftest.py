@@ -99,7 +99,7 @@ def data_path(tmp_path_factory):
 
 @pytest.fixture
 def small_settings(data_path):
-    """``small_settings(model="VLSID", **changes)``: a config_dict with which ``model`` trains on toy in a second or two."""
+    """``small_settings(model="VLSID", **changes)``: a config_dict with which ``model`` trains on toy in a second."""
     common = {
         "data_path": str(data_path),
         "epochs": 2,

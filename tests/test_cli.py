@@ -87,7 +87,8 @@ def test_version(capsys, runs):
 
 
 def test_help_and_version_do_not_wait_for_pytorch():
-    code = "import sys; from recbole_vsid.cli import main; main(['--help']); main(['--version']); print('torch' in sys.modules)"
+    code = "import sys; from recbole_vsid.cli import main; main(['--help']); main(['--version']); "
+    code += "print('torch' in sys.modules)"
     path = recbole_vsid.__path__[0].rsplit("recbole_vsid", 1)[0]
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=path)
     assert output.stdout.splitlines()[-1] == "False"
@@ -100,9 +101,7 @@ def test_defaults(runs):
 
 def test_settings_and_files_are_handed_on(runs):
     assert main(["--model=SASRec", "--config_files=a.yaml  b.yaml", "--epochs=3"]) == 0
-    assert runs == [
-        ("SASRec", "ml-100k", ["a.yaml", "b.yaml"], {"model": "SASRec", "dataset": "ml-100k", "epochs": 3})
-    ]
+    assert runs == [("SASRec", "ml-100k", ["a.yaml", "b.yaml"], {"model": "SASRec", "dataset": "ml-100k", "epochs": 3})]
 
 
 def test_without_arguments_sys_argv_is_read(runs, monkeypatch):

@@ -141,17 +141,21 @@ def test_precedence(tmp_path, monkeypatch):
     own = properties_folder()
     for kind in ("model", "tokenizer", "dataset"):
         (folder / kind).mkdir(parents=True)
-    layers = {"overall": "overall.yaml", "model": "model/VLSID.yaml", "tokenizer": "tokenizer/rkmeans.yaml", "dataset": "dataset/toy.yaml"}  # fmt: skip
-    for target in layers.values():
+    layers = ["overall.yaml", "model/VLSID.yaml", "tokenizer/rkmeans.yaml", "dataset/toy.yaml"]
+    for target in layers:
         (folder / target).write_text((own / target).read_text() if (own / target).is_file() else "")
     monkeypatch.setattr(recbole_vsid.config, "properties_folder", lambda: folder)
-    first, second = write_yaml(tmp_path / "first.yaml", content_dim=105), write_yaml(tmp_path / "2.yaml", content_dim=106)
+    first, second = (
+        write_yaml(tmp_path / "first.yaml", content_dim=105),
+        write_yaml(tmp_path / "2.yaml", content_dim=106),
+    )
 
     def value(files=(), **settings):
         return Config("VLSID", "toy", list(files), {"tokenizer": "rkmeans", **settings})["content_dim"]
 
-    (folder / layers["model"]).write_text((folder / layers["model"]).read_text().replace("content_dim", "content_dimm"))
-    for expected, target in enumerate(layers.values(), start=101):
+    model_file = folder / layers[1]
+    model_file.write_text(model_file.read_text().replace("content_dim", "content_dimm"))  # its own must not interfere
+    for expected, target in enumerate(layers, start=101):
         with open(folder / target, "a") as file:
             file.write(f"\ncontent_dim: {expected}\n")
         assert value() == expected
@@ -198,6 +202,8 @@ def test_recboles_lists_do_not_grow():
     for dataset in ("ml-100k", "toy", "ml-100k"):
         again = Config("SASRec", dataset)
     assert {name: len(values) for name, values in again.parameters.items()} == sizes
+    again.parameters["Dataset"].append("mine")
+    assert "mine" not in Config("SASRec", "ml-100k").parameters["Dataset"]
     assert {name: list(values) for name, values in lists.items()} == before
 
 
@@ -300,7 +306,8 @@ def test_importing_recboles_models_leaves_anomaly_detection_off():
         ("valid_metric", "Hit@10"), ("valid_metric", "NDCG@7"), ("valid_metric", "NDCG@"), ("valid_metric", 5),
         ("valid_metric", None), ("mask_history", "yes"), ("resume", 1), ("detect_anomaly", None),
         ("show_progress", "no"), ("eval_args", 5), ("eval_args", {"mode": "some"}), ("repeatable", False),
-        ("train_neg_sample_args", "x"), ("valid_metric", "NDCG"), ("hidden_size", 0), ("n_layers", -1), ("epochs", None),
+        ("train_neg_sample_args", "x"), ("valid_metric", "NDCG"), ("hidden_size", 0), ("n_layers", -1),
+        ("epochs", None),
         ("seed", None), ("hidden_dropout_prob", "some"), ("data_path", 5), ("checkpoint_dir", None), ("learner", 1),
         ("shuffle", "no"), ("state", 3), ("result_file", 3), ("load_col", "all"), ("load_col", {"item": ["item_id"]}),
         ("field_separator", None), ("worker", -1), ("metric_decimal_place", "six"),
@@ -315,7 +322,8 @@ def test_values_out_of_range_are_named(key, value):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("n_layers", 1.5), ("dropout_prob", [0.1]), ("clip_grad_norm", 1.0), ("warmup_fraction", None), ("tokenizer", ["a"]),
+    [("n_layers", 1.5), ("dropout_prob", [0.1]), ("clip_grad_norm", 1.0), ("warmup_fraction", None),
+     ("warmup_fraction", 1.0), ("min_learning_rate_ratio", 2), ("tokenizer", ["a"]),
      ("beam_width", "wide"), ("content", {"a": 1}), ("content_dim", True), ("head_size", 0), ("content_file", ["a"])],
 )  # fmt: skip
 def test_values_of_another_kind_are_named(key, value):

@@ -102,8 +102,8 @@ def tfidf(dataset):
     ]
     if dataset.item_feat is None or not fields:
         raise ValueError(
-            f"content=tfidf needs text or categorical item columns, and dataset {dataset.dataset_name!r} has none loaded; "
-            "name them in load_col: {item: [...]}, or use content=cooccurrence or content=file"
+            f"content=tfidf needs text or categorical item columns, and dataset {dataset.dataset_name!r} has none "
+            "loaded; name them in load_col: {item: [...]}, or use content=cooccurrence or content=file"
         )
     features = [[] for _ in range(dataset.item_num)]
     for field in fields:

@@ -62,14 +62,15 @@ class EventHistoryMixin:
             self._get_download_url("url")
         except ValueError:
             raise FileNotFoundError(
-                f"unknown dataset {self.dataset_name!r}: looked for the folder {self.dataset_path} and in RecBole's list "
-                f"of downloads. {_datasets_beside(self.dataset_path)}"
+                f"unknown dataset {self.dataset_name!r}: looked for the folder {self.dataset_path} and in RecBole's "
+                f"list of downloads. {_datasets_beside(self.dataset_path)}"
             ) from None
         try:
             super()._download()
         except URLError as error:
             raise FileNotFoundError(
-                f"dataset {self.dataset_name!r} is not in {self.dataset_path} and could not be downloaded: {error.reason}"
+                f"dataset {self.dataset_name!r} is not in {self.dataset_path} and could not be downloaded: "
+                f"{error.reason}"
             ) from error
         except (RuntimeError, ValueError) as error:
             # RecBole waits at a distributed barrier after the download, also in a single process.
@@ -109,8 +110,8 @@ class EventHistoryMixin:
             dataset.train_counts = self.train_counts
             if len(dataset) == 0:
                 raise ValueError(
-                    f"dataset {self.dataset_name!r}: the {name} split is empty; leave-one-out needs users with at least "
-                    "4 events for a sequential model (3 for a general one)"
+                    f"dataset {self.dataset_name!r}: the {name} split is empty; leave-one-out needs users with at "
+                    "least 4 events for a sequential model (3 for a general one)"
                 )
         datasets[0].train_counts = self.train_counts
         return datasets
@@ -198,8 +199,8 @@ class SemanticIDDataset(EventHistoryMixin, SequentialDataset):
         tokens = self.field2id_token[self.iid_field]
         if not np.array_equal(self.semantic_ids.item_tokens, np.asarray(tokens, dtype=str)):
             raise ValueError(
-                f"the semantic-ID table has {self.semantic_ids.n_items} items, {self.dataset_name} has {len(tokens)}, and "
-                "they are not the same in the same order: the data changed since the table was made"
+                f"the semantic-ID table has {self.semantic_ids.n_items} items, {self.dataset_name} has {len(tokens)}, "
+                "and they are not the same in the same order: the data changed since the table was made"
             )
         for dataset in datasets:
             for name in ("training", "semantic_ids", "tokenizer_report"):

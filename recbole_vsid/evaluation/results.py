@@ -17,6 +17,7 @@ PROTOCOL_NAMES = {KEPT: "consumed kept", MASKED: "consumed masked"}
 def protocol(config, dataset, n_users):
     """Everything two runs must share for their metrics to be comparable, as plain values."""
     split, mode = config["eval_args"]["split"], config["eval_args"]["mode"]
+    selecting = PROTOCOL_NAMES[MASKED if config["mask_history"] else KEPT]
     return {
         "split": split,
         "order": "by time, ties in file order"
@@ -26,7 +27,7 @@ def protocol(config, dataset, n_users):
         "candidates": dataset.item_num - 1,
         "test_users": n_users,
         "data_fingerprint": dataset.fingerprint(),
-        "selected_by": f"{config['valid_metric']} on validation, {PROTOCOL_NAMES[MASKED if config['mask_history'] else KEPT]}",
+        "selected_by": f"{config['valid_metric']} on validation, {selecting}",
     }
 
 

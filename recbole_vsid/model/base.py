@@ -22,7 +22,7 @@ class GenerativeRecommender(SequentialRecommender):
     """A sequential recommender that generates the semantic ID of the next item.
 
     Args:
-        config: the run's configuration; reads ``beam_width``, ``decoding``, ``topk``.
+        config: the run's configuration; reads ``beam_width``, ``decoding``, ``topk``, ``enable_amp``.
         dataset: a built :class:`~recbole_vsid.data.dataset.SemanticIDDataset`.
 
     Raises:
@@ -45,6 +45,7 @@ class GenerativeRecommender(SequentialRecommender):
                 f"beam_width={self.beam_width!r} is below the largest cut-off topk={cutoff}: a beam that narrow cannot "
                 f"fill the ranking; set beam_width to at least {cutoff}"
             )
+        self.bf16 = config["enable_amp"]
         self.trie = PrefixTrie.from_table(self.semantic_ids, device=config["device"])
 
     def start_decoding(self, items, lengths):
@@ -74,7 +75,7 @@ class GenerativeRecommender(SequentialRecommender):
             scores, items = self._catalogue_scores(interaction).topk(min(k, self.n_items), dim=1)
             items = torch.where(scores.isfinite(), items, 0)
         else:
-            items, scores = constrained_beam_search(self._step(interaction), self.trie, self.beam_width, k)
+            items, scores = self._beam_search(interaction, k)
         missing = max(0, k - items.size(1))
         return (
             torch.nn.functional.pad(items, (0, missing)),
@@ -86,7 +87,7 @@ class GenerativeRecommender(SequentialRecommender):
         """Log-probabilities ``[B, n_items]``; −inf for items that the beam did not reach."""
         if self.decoding == "exact":
             return self._catalogue_scores(interaction)
-        items, scores = constrained_beam_search(self._step(interaction), self.trie, self.beam_width)
+        items, scores = self._beam_search(interaction)
         dense = scores.new_full((len(items), self.n_items), -torch.inf)
         # Empty slots point at the padding item 0, whose score stays −inf.
         return dense.scatter_(1, items, scores)
@@ -96,8 +97,16 @@ class GenerativeRecommender(SequentialRecommender):
         scores = self.full_sort_predict(interaction)
         return scores.gather(1, interaction[self.ITEM_ID].unsqueeze(1)).squeeze(1)
 
+    def _autocast(self):
+        return torch.autocast(self.trie.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
     def _step(self, interaction):
         return self.start_decoding(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
 
+    def _beam_search(self, interaction, k=None):
+        with self._autocast():
+            return constrained_beam_search(self._step(interaction), self.trie, self.beam_width, k)
+
     def _catalogue_scores(self, interaction):
-        return score_catalogue(self._step(interaction), self.trie)
+        with self._autocast():
+            return score_catalogue(self._step(interaction), self.trie)

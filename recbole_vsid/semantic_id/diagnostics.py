@@ -159,6 +159,9 @@ def print_diagnostics(diagnostics, console=None):
         share = "–" if group["event_share"] is None else f"{group['event_share']:.1%} of events"
         mean = "–" if group["mean_length"] is None else f"{group['mean_length']:.3f}"
         view.add_row(f"mean length, {name} ({group['items']:,} items)", share, mean)
+    head, tail = (length["groups"][name]["mean_length"] for name in ("head", "tail"))
+    if tail is not None:
+        view.add_row("head shorter than tail by", "", f"{tail - head:.3f}")
     view.add_row("items of length 1, 2, …", "", " ".join(str(count) for count in length["histogram"]))
     view.add_section()
     pair("content code not unique", collisions["shared"], "{:.1%}")

@@ -159,7 +159,9 @@ class ModelConformance:
 
     def test_bad_input_loses_nothing_already_written(self, settings):
         run(self.model, "toy", config_dict=settings())
-        before = {path: path.read_bytes() for name in ("best.pth", "last.pth", "result.json") for path in self.files(name)}
+        before = {
+            path: path.read_bytes() for name in ("best.pth", "last.pth", "result.json") for path in self.files(name)
+        }
         for wrong in ({"epochs": -1}, {"beam_width": 1}, {"content": "nothing"}, {"data_path": "nowhere"}):
             with pytest.raises((ValueError, FileNotFoundError)):
                 run(self.model, "toy", config_dict=settings(**wrong))

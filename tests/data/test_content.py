@@ -44,7 +44,9 @@ def built(data_path, monkeypatch):
 
 def toy_with(folder, name, **columns):
     """toy's events with other item columns."""
-    make_dataset(folder, name, *planted_events(), item_columns={"item_id:token": item_texts()["item_id:token"], **columns})
+    make_dataset(
+        folder, name, *planted_events(), item_columns={"item_id:token": item_texts()["item_id:token"], **columns}
+    )
 
 
 def tokens_of(dataset):
@@ -60,13 +62,20 @@ def cosine(rows, *pair):
 
 
 def test_items_that_share_words_are_closer(built, tmp_path):
-    titles = ["red wool scarf", "red wool hat", "blue glass vase", "blue glass bowl"] + ["plain stone", "plain wood"] * 18
+    titles = ["red wool scarf", "red wool hat", "blue glass vase", "blue glass bowl"] + [
+        "plain stone",
+        "plain wood",
+    ] * 18
     toy_with(tmp_path, "words", **{"title:token": titles + ["plain stone"], "tags:token_seq": ["tag shared"] * 41})
     dataset = built("words", tmp_path)
     values, index = tfidf(dataset), {token: row for row, token in enumerate(tokens_of(dataset))}
     red, hat, vase, bowl = (index[f"i{i}"] for i in range(4))
     assert values.shape[0] == dataset.item_num and values.dtype == np.float32 and not values[0].any()
-    for near, far in (((red, hat), (red, vase)), ((vase, bowl), (vase, hat)), ((index["i4"], index["i6"]), (index["i4"], index["i5"]))):
+    for near, far in (
+        ((red, hat), (red, vase)),
+        ((vase, bowl), (vase, hat)),
+        ((index["i4"], index["i6"]), (index["i4"], index["i5"])),
+    ):
         assert cosine(values, *near) > cosine(values, *far) + 0.1
 
 
@@ -74,9 +83,13 @@ def test_columns_of_both_kinds_count_whole_values_and_words(built, tmp_path, mon
     seen = []
     original = module.TfidfVectorizer.fit_transform
     monkeypatch.setattr(
-        module.TfidfVectorizer, "fit_transform", lambda self, documents: seen.append(documents) or original(self, documents)
+        module.TfidfVectorizer,
+        "fit_transform",
+        lambda self, documents: seen.append(documents) or original(self, documents),
     )
-    toy_with(tmp_path, "both", **{"title:token": ["Big_Red Box"] * 41, "tags:token_seq": ["Cheap new"] * 20 + ["old"] * 21})
+    toy_with(
+        tmp_path, "both", **{"title:token": ["Big_Red Box"] * 41, "tags:token_seq": ["Cheap new"] * 20 + ["old"] * 21}
+    )
     dataset = built("both", tmp_path)
     tfidf(dataset)
     first = sorted(seen[0][tokens_of(dataset).index("i0") - 1])
@@ -256,7 +269,10 @@ def test_safetensors_in_both_forms(own, tmp_path):
         check(own(content_file=str(tmp_path / f"{name}.safetensors")), dict(zip(ids, matrix)))
     half = {token: torch.from_numpy(row).bfloat16() for token, row in zip(ids, matrix)}
     save_torch_file(half, tmp_path / "half.safetensors")
-    check(own(content_file=str(tmp_path / "half.safetensors")), {token: row.float().numpy() for token, row in half.items()})
+    check(
+        own(content_file=str(tmp_path / "half.safetensors")),
+        {token: row.float().numpy() for token, row in half.items()},
+    )
 
 
 def test_a_path_relative_to_the_dataset_folder(own, tmp_path, monkeypatch):
@@ -364,7 +380,9 @@ def test_constant_content_is_refused(own, tmp_path):
 # ---------------------------------------------------------------- several encoders
 
 
-@pytest.mark.parametrize("weights", [[1], [1, 2, 3], [1, 0], [1, -1], [1, "two"], 1, "11", [1, float("nan")], [1, True]])
+@pytest.mark.parametrize(
+    "weights", [[1], [1, 2, 3], [1, 0], [1, -1], [1, "two"], 1, "11", [1, float("nan")], [1, True]]
+)
 def test_weights_that_do_not_fit(built, weights):
     with pytest.raises(ValueError, match="content_weights=.* must be one positive number for each"):
         item_content(built(content_weights=weights))

@@ -267,7 +267,9 @@ def test_short_users_are_harmless(tmp_path, data_path, monkeypatch, model):
 
 def test_short_users_train_too(tmp_path, data_path, small_settings):
     with_short_users(tmp_path, "mixed", data_path)
-    result = run("VLSID", "mixed", config_dict={**small_settings(epochs=1, content="cooccurrence"), "data_path": str(tmp_path)})
+    result = run(
+        "VLSID", "mixed", config_dict={**small_settings(epochs=1, content="cooccurrence"), "data_path": str(tmp_path)}
+    )
     assert result["protocol"]["test_users"] == 61, "RecBole tests users with three events too"
 
 
@@ -290,7 +292,9 @@ def test_items_without_interactions_are_no_candidates(tmp_path, data_path):
 
 def test_unicode_and_spaces_in_ids_survive(tmp_path, data_path):
     frame = pd.read_csv(data_path / "toy" / "toy.inter", sep="\t")
-    rename = {f"i{i}": token for i, token in enumerate(["héllo wörld", "日本 語", "a  b", "1.0", "007", "🙂 x", "i=1/2"])}
+    rename = {
+        f"i{i}": token for i, token in enumerate(["héllo wörld", "日本 語", "a  b", "1.0", "007", "🙂 x", "i=1/2"])
+    }
     users = [f"Üser {user}" for user in frame["user_id:token"]]
     items = [rename.get(item, item) for item in frame["item_id:token"]]
     texts = pd.read_csv(data_path / "toy" / "toy.item", sep="\t")
@@ -320,13 +324,17 @@ def test_fingerprint(tmp_path, data_path, monkeypatch):
     later = frame.assign(**{"timestamp:float": 2 * frame["timestamp:float"] + 7})
     make_dataset(tmp_path, "later", *[later[column] for column in frame])
 
+    renamed = frame.replace({"user_id:token": {"u0": "somebody"}})
+    make_dataset(tmp_path, "renamed", *[renamed[column] for column in frame])
+    others = ("swapped", "shorter", "renamed")
+
     def fingerprint(model, name, folder=tmp_path):
         return make(model, name, folder)[0].fingerprint()
 
     original = fingerprint("SASRec", "toy", data_path)
     for model in ("SASRec", "VLSID", "BPR"):
         assert fingerprint(model, "same") == fingerprint(model, "later") == original
-    assert len({original, fingerprint("SASRec", "swapped"), fingerprint("SASRec", "shorter")}) == 3
+    assert len({original, *(fingerprint("SASRec", name) for name in others)}) == 4
 
 
 # ---------------------------------------------------------------- the table

@@ -127,9 +127,7 @@ def epoch_of(loader, epoch):
 
 
 def same(first, second):
-    return len(first) == len(second) and all(
-        torch.equal(a, b) for pair in zip(first, second) for a, b in zip(*pair)
-    )
+    return len(first) == len(second) and all(torch.equal(a, b) for pair in zip(first, second) for a, b in zip(*pair))
 
 
 @pytest.fixture(scope="module")

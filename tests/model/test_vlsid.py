@@ -50,7 +50,11 @@ def naive_stream(model, history):
     chosen, used = [], 1
     for item in reversed(history):
         size = len(CODES[item])
-        full = len(chosen) == model.context_budget if model.context_unit == "events" else used + size > model.context_budget
+        full = (
+            len(chosen) == model.context_budget
+            if model.context_unit == "events"
+            else used + size > model.context_budget
+        )
         if full:
             break
         chosen, used = [item] + chosen, used + size
@@ -123,7 +127,9 @@ def test_untrained_logits_are_all_fifteen(small_settings, build):
     assert model.calculate_loss(rows).item() == pytest.approx(math.log(model.user_start + 1), abs=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [{"context_budget": 4}, {"context_unit": "words"}, {"decoding": "greedy"}, {"head_size": 48}])
+@pytest.mark.parametrize(
+    "wrong", [{"context_budget": 4}, {"context_unit": "words"}, {"decoding": "greedy"}, {"head_size": 48}]
+)
 def test_bad_settings_are_refused(build, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong)).replace("head_size", "head size")):
         build(**wrong)
