@@ -136,7 +136,6 @@ class Config(RecBoleConfig):
 
     def _load_internal_config_dict(self, model, model_class, dataset):
         super()._load_internal_config_dict(model, model_class, dataset)
-        recbole_keys = dict(self.internal_config_dict)
         folder = properties_folder()
         self._update_from(folder / "overall.yaml")
         self._update_from(folder / "model" / f"{model}.yaml")
@@ -144,22 +143,12 @@ class Config(RecBoleConfig):
             tokenizer = self.external_config_dict.get("tokenizer", self.internal_config_dict["tokenizer"])
             get_tokenizer(tokenizer)
             self._update_from(folder / "tokenizer" / f"{check_name(tokenizer, 'tokenizer')}.yaml")
-        own_dataset = folder / "dataset" / f"{dataset}.yaml"
-        if own_dataset.is_file():
-            self._update_from(own_dataset)
-        elif "load_col" in recbole_keys and self._recbole_knows(dataset):
-            self.internal_config_dict["load_col"] = recbole_keys["load_col"]
+        self._update_from(folder / "dataset" / f"{dataset}.yaml")
         self._check_keys()
 
     def _update_from(self, file):
         if file.is_file():
             self._update_internal_config_dict(str(file))
-
-    @staticmethod
-    def _recbole_knows(dataset):
-        import recbole
-
-        return (Path(recbole.__file__).parent / "properties" / "dataset" / f"{dataset}.yaml").is_file()
 
     def _get_final_config_dict(self):
         final = super()._get_final_config_dict()
@@ -250,6 +239,10 @@ class Config(RecBoleConfig):
             and (cutoff in map(str, self["topk"]) if ranked else not at),
             f"one of metrics {self['metrics']} at one of topk {self['topk']}, like NDCG@{max(self['topk'])}",
         )
+        if self["tokenizer"]:
+            get_tokenizer(self["tokenizer"]).Settings.from_config(self)  # its constructor checks the values
+        if hasattr(self.model_class, "check_settings"):
+            self.model_class.check_settings(self)
 
     # ------------------------------------------------------------------- views
 

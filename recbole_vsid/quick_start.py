@@ -37,8 +37,8 @@ def build_data(config, table=None):
     """
     if config["MODEL_TYPE"] not in SUPPORTED:
         raise ValueError(
-            f"model {config['model']} is of type {config['MODEL_TYPE'].name}; this runner takes sequential, general and "
-            "traditional models"
+            f"model {config['model']} is of type {config['MODEL_TYPE'].name}; this runner takes sequential, general "
+            "and traditional models"
         )
     dataset = dataset_class(config)(config)
     if table is not None:

@@ -117,6 +117,6 @@ def check_name(name, setting):
     """
     if not isinstance(name, str) or not SAFE_NAME.fullmatch(name):
         raise ValueError(
-            f"{setting}={name!r} is not a usable name: letters, digits and . _ + - only, beginning with a letter or digit"
+            f"{setting}={name!r} is not a usable name: letters, digits and . _ + - only, the first a letter or digit"
         )
     return name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -182,15 +181,9 @@ def test_overall_yaml_holds_for_recboles_models_too():
     assert config["valid_metric"] == "NDCG@10" and config["topk"] == [5, 10, 20]
 
 
-def test_columns_to_load(tmp_path, monkeypatch):
-    """Our file says, else RecBole's for a dataset it knows, else all columns."""
-    stock = yaml.safe_load((WHEEL.parents[1] / "properties/dataset/ml-100k.yaml").read_text())["load_col"]
-    assert "class" in Config("SASRec", "ml-100k")["load_col"]["item"] and "item" not in stock
-    assert Config("SASRec", "toy")["load_col"] is None
-    shutil.copytree(properties_folder(), tmp_path / "properties")
-    (tmp_path / "properties/dataset/ml-100k.yaml").unlink()
-    monkeypatch.setattr(recbole_vsid.config, "properties_folder", lambda: tmp_path / "properties")
-    assert Config("SASRec", "ml-100k")["load_col"] == stock
+def test_columns_to_load():
+    assert "class" in Config("SASRec", "ml-100k")["load_col"]["item"]
+    assert Config("SASRec", "toy")["load_col"] is None  # no property file: all columns
 
 
 def test_recboles_lists_do_not_grow():

@@ -38,17 +38,15 @@ def test_atomic_write_replaces_the_file(tmp_path):
 def test_an_exception_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError, match="interrupted"):
-        with atomic_path(path) as temporary:
-            temporary.write_text("half of the n")
-            raise RuntimeError("interrupted")
+    with pytest.raises(RuntimeError, match="interrupted"), atomic_path(path) as temporary:
+        temporary.write_text("half of the n")
+        raise RuntimeError("interrupted")
     assert path.read_text() == "old" and names(tmp_path) == ["file.txt"]
 
 
 def test_an_exception_leaves_nothing_where_nothing_was(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        with atomic_path(tmp_path / "file.txt"):
-            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "file.txt"):
+        raise KeyboardInterrupt
     assert names(tmp_path) == []
 
 

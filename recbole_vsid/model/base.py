@@ -25,8 +25,6 @@ class GenerativeRecommender(SequentialRecommender):
         config: the run's configuration; reads ``beam_width``, ``decoding``, ``topk``, ``enable_amp``.
         dataset: a built :class:`~recbole_vsid.data.dataset.SemanticIDDataset`.
 
-    Raises:
-        ValueError: ``beam_width`` is below the largest cut-off, or ``decoding`` is unknown.
     """
 
     input_type = InputType.POINTWISE
@@ -37,16 +35,24 @@ class GenerativeRecommender(SequentialRecommender):
         super().__init__(config, dataset)
         self.semantic_ids, self.tokenizer_report = dataset.semantic_ids, dataset.tokenizer_report
         self.beam_width, self.decoding = config["beam_width"], config["decoding"]
-        if self.decoding not in ("beam", "exact"):
-            raise ValueError(f"decoding={self.decoding!r} is not usable: it must be beam or exact")
-        cutoff = max(config["topk"])
-        if not isinstance(self.beam_width, int) or self.beam_width < cutoff:
-            raise ValueError(
-                f"beam_width={self.beam_width!r} is below the largest cut-off topk={cutoff}: a beam that narrow cannot "
-                f"fill the ranking; set beam_width to at least {cutoff}"
-            )
         self.bf16 = config["enable_amp"]
         self.trie = PrefixTrie.from_table(self.semantic_ids, device=config["device"])
+
+    @classmethod
+    def check_settings(cls, config):
+        """Refuse unusable settings before any data is read; a subclass adds its own.
+
+        Raises:
+            ValueError: ``beam_width`` is below the largest cut-off, or ``decoding`` is unknown.
+        """
+        if config["decoding"] not in ("beam", "exact"):
+            raise ValueError(f"decoding={config['decoding']!r} is not usable: it must be beam or exact")
+        cutoff = max(config["topk"])
+        if config["beam_width"] < cutoff:
+            raise ValueError(
+                f"beam_width={config['beam_width']} is below the largest cut-off topk={cutoff}: a beam that narrow "
+                f"cannot fill the ranking; set beam_width to at least {cutoff}"
+            )
 
     def start_decoding(self, items, lengths):
         """Begin to generate the next item.

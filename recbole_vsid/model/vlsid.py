@@ -34,16 +34,17 @@ class VLSID(GenerativeRecommender):
         config: reads ``hidden_size``, ``n_layers``, ``head_size``, ``dropout_prob``, ``context_unit``,
             ``context_budget``, ``train_batch_size`` (training targets per update) and the keys of the base class.
         dataset: a built :class:`~recbole_vsid.data.dataset.SemanticIDDataset`.
+
+    Raises:
+        ValueError: ``context_budget`` has no room for one item.
     """
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         table = self.semantic_ids
         self.context_unit, self.context_budget = config["context_unit"], config["context_budget"]
-        if self.context_unit not in ("tokens", "events"):
-            raise ValueError(f"context_unit={self.context_unit!r} is not usable: it must be tokens or events")
         least = table.max_length + 1 if self.context_unit == "tokens" else 1
-        if not isinstance(self.context_budget, int) or self.context_budget < least:
+        if self.context_budget < least:
             raise ValueError(
                 f"context_budget={self.context_budget!r} is not usable: it must be a whole number of at least {least} "
                 f"{self.context_unit}, room for one item"
@@ -57,6 +58,19 @@ class VLSID(GenerativeRecommender):
         self.transformer = Transformer(width, config["n_layers"], config["head_size"], config["dropout_prob"])
         self.head = nn.Linear(width, table.n_tokens + 1, bias=False)
         nn.init.zeros_(self.head.weight)
+
+    @classmethod
+    def check_settings(cls, config):
+        super().check_settings(config)
+        if config["context_unit"] not in ("tokens", "events"):
+            raise ValueError(f"context_unit={config['context_unit']!r} is not usable: it must be tokens or events")
+        if config["head_size"] % 4 or config["hidden_size"] % config["head_size"]:
+            raise ValueError(
+                f"hidden_size={config['hidden_size']} must be a multiple of head_size={config['head_size']}, "
+                "and that a multiple of 4"
+            )
+        if not 0 <= config["dropout_prob"] < 1:
+            raise ValueError(f"dropout_prob={config['dropout_prob']} is not usable: it must be in [0, 1)")
 
     # --------------------------------------------------------------- token streams
 

@@ -37,7 +37,8 @@ class TokenizerInput:
             raise ValueError(f"embedding must be [n_items >= 2, d], not {self.embedding.shape}")
         if len(self.popularity) != n_items or len(self.item_tokens) != n_items:
             raise ValueError(
-                f"{n_items} embeddings, {len(self.popularity)} counts and {len(self.item_tokens)} item ids must be as many"
+                f"{n_items} embeddings, {len(self.popularity)} counts and {len(self.item_tokens)} item ids: they must "
+                "be as many"
             )
         finite = np.isfinite(self.embedding[1:]).all(1)
         if not finite.all():

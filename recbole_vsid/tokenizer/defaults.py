@@ -11,7 +11,7 @@ import torch
 
 # The vocabulary should stay far below the number of items (or the first token memorises them), while
 # vocab_size ** max_length stays far above it.
-VOCAB_BY_CATALOGUE = ((1_000, 64), (8_000, 128), (30_000, 256), (80_000, 512), (150_000, 1024), (300_000, 2048))
+VOCAB_BY_CATALOGUE = ((3_000, 64), (8_000, 128), (30_000, 256), (80_000, 512), (150_000, 1024), (300_000, 2048))
 LARGEST_VOCAB = 4096
 
 CHUNK_ROWS = 512

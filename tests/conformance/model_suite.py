@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,8 +54,6 @@ class ModelConformance:
         assert torch.equal(tables[0]["codes"], tables[1]["codes"])
 
     def files(self, name):
-        from pathlib import Path
-
         return sorted(Path(".").glob(f"*/*/{name}"))
 
     def test_load_equals_the_trained_model(self, settings):
@@ -145,10 +144,9 @@ class ModelConformance:
 
     def test_a_tiny_catalogue_works(self, settings, tmp_path):
         make_dataset(tmp_path, "tiny", *planted_events(20, 5), item_columns=item_texts(5))
-        result = run(
-            self.model, "tiny",
-            config_dict=settings(data_path=str(tmp_path), sid_vocab_size=2, topk=[1, 5], valid_metric="NDCG@5", beam_width=5, epochs=1),
-        )  # fmt: skip
+        limits = {"topk": [1, 5], "valid_metric": "NDCG@5", "beam_width": 5}
+        changes = settings(data_path=str(tmp_path), sid_vocab_size=2, epochs=1, **limits)
+        result = run(self.model, "tiny", config_dict=changes)
         assert result["test_result"]["consumed_kept"]["recall@5"] == 1.0
 
     # --------------------------------------------------------------- learning

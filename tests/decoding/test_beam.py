@@ -40,7 +40,7 @@ class ToyModel:
             self.state, self.widths = self.start[:, None], [1]
         else:
             assert tokens.shape == parents.shape and tokens.dtype == parents.dtype == torch.int64
-            assert tokens.min() >= 0 and 0 <= parents.min() and parents.max() < self.state.shape[1]
+            assert tokens.min() >= 0 and parents.min() >= 0 and parents.max() < self.state.shape[1]
             previous = np.take_along_axis(self.state, parents.numpy()[..., None], axis=1)
             self.state = np.tanh(previous @ self.recurrence + self.embedding[tokens.numpy()])
             self.widths.append(tokens.size(1))
