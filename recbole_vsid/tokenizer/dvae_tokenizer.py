@@ -42,7 +42,7 @@ from recbole_vsid.tokenizer.dvae import (
 
 logger = logging.getLogger(__name__)
 
-UPDATES_BY_CATALOGUE = ((300, 1_000), (3_000, 2_500), (10_000, 4_000), (50_000, 6_000))
+UPDATES_BY_CATALOGUE = ((300, 1_000), (3_000, 2_000), (10_000, 4_000), (50_000, 6_000))
 MOST_UPDATES = 10_000
 DRAWS_AT_ONCE = 2**20
 REPORT_EVERY = 50
@@ -67,7 +67,7 @@ class FixedDVAESettings(TokenizerSettings):
 
     vocab_size: int | str = "auto"
     max_length: int = 4
-    hidden_size: int = 128
+    hidden_size: int = 64
     decoder_multiplier: int = 1
     decoder_layers: int = 1
     batch_size: int | str = "auto"
@@ -119,7 +119,7 @@ class DVAESettings(FixedDVAESettings):
         ValueError: a value is outside its range.
     """
 
-    length_cost: float = 10.0
+    length_cost: float = 7.0
     smoothing: float = 0.1
 
     def __post_init__(self):

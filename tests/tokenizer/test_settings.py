@@ -105,7 +105,7 @@ def test_automatic_vocabulary_grows_with_the_catalogue_and_stays_below_it():
         8: 8,
         100: 25,
         1_000: 64,
-        2_000: 128,
+        2_000: 64,
         5_000: 128,
         20_000: 256,
         100_000: 1024,
