@@ -49,6 +49,7 @@ def build_data(config, table=None):
             f"topk={max(config['topk'])} is larger than the catalogue: {config['dataset']} has {n_candidates} items "
             "after filtering"
         )
+    getLogger().info(dataset)
     built = dataset.build()
     samplers = create_samplers(config, dataset, built)
     loaders = [
@@ -94,7 +95,6 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     last = _last_checkpoint(config, logger)
 
     data, loaders = build_data(config, (unpack_table(last["semantic_ids"]), last["tokenizer_report"]) if last else None)
-    logger.info(data)
     if config.is_generative:
         print_diagnostics(data.tokenizer_report)
     recommender, train_data = build_model(config, loaders)

@@ -28,6 +28,9 @@ CONTENT_ENCODERS = {
     "file": "recbole_vsid.data.content:from_file",
 }
 
+# RecBole's models that fail on SciPy 1.13 or later unless their adjacency matrix is built differently.
+GRAPH_MODELS = ("LightGCN", "NGCF", "NCL")
+
 RECBOLE_FAMILIES = (
     "general_recommender",
     "context_aware_recommender",
@@ -75,7 +78,12 @@ def get_model(name):
             list(MODELS) + recbole_models(),
             " Looked in recbole_vsid.registry.MODELS and in recbole.model.",
         )
-    return getattr(module, name)
+    model = getattr(module, name)
+    if name in GRAPH_MODELS:
+        from recbole_vsid.model.graph import NormalisedAdjacency
+
+        model = type(name, (NormalisedAdjacency, model), {})
+    return model
 
 
 def _recbole_module(name):

@@ -144,11 +144,8 @@ def dataset_class(config):
     if own is not None:
         return own
     module = importlib.import_module("recbole.data.dataset")
-    by_type = {ModelType.SEQUENTIAL: "SequentialDataset", ModelType.KNOWLEDGE: "KnowledgeBasedDataset",
-               ModelType.DECISIONTREE: "DecisionTreeDataset"}  # fmt: skip
-    base = getattr(module, config["model"] + "Dataset", None) or getattr(
-        module, by_type.get(config["MODEL_TYPE"], "Dataset")
-    )
+    by_type = module.SequentialDataset if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else module.Dataset
+    base = getattr(module, config["model"] + "Dataset", by_type)
     return type(base.__name__, (EventHistoryMixin, base), {})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from logging import getLogger
 
 import numpy as np
 
@@ -38,6 +39,9 @@ def fit_semantic_ids(dataset):
         seed=config["seed"],
         device=str(config["device"]),
         show_progress=config["show_progress"],
+    )
+    getLogger().info(
+        f"Fitting tokenizer {tokenizer.name} on {data.popularity.sum():,} training events of {len(embedding) - 1:,} items"
     )
     started = time.perf_counter()
     tokenizer.fit(data)

@@ -149,16 +149,16 @@ def print_diagnostics(diagnostics, console=None):
         view.add_row(label, *("–" if values[key] is None else form.format(values[key]) for key in ("events", "items")))
 
     length, collisions = diagnostics["length"], diagnostics["collisions"]
-    pair("number", {"events": diagnostics["n_events"], "items": diagnostics["n_items"]}, "{:,}")
+    pair("training events, items", {"events": diagnostics["n_events"], "items": diagnostics["n_items"]}, "{:,}")
     sizes = " ".join(str(size) for size in diagnostics["vocab_sizes"])
-    view.add_row("content vocabulary per position", "", sizes + (" shared" if diagnostics["shared_vocabulary"] else ""))
-    pair("mean length, content", length["content"])
+    view.add_row("content vocabulary", "", sizes + (" shared" if diagnostics["shared_vocabulary"] else ""))
+    pair("mean content length", length["content"])
     if length["with_suffix"] is not None:
-        pair("mean length, with disambiguation", length["with_suffix"])
+        pair("with disambiguation token", length["with_suffix"])
     for name, group in length["groups"].items():
         share = "–" if group["event_share"] is None else f"{group['event_share']:.1%} of events"
         mean = "–" if group["mean_length"] is None else f"{group['mean_length']:.3f}"
-        view.add_row(f"mean length, {name} ({group['items']:,} items)", share, mean)
+        view.add_row(f"length, {name} ({group['items']:,} items)", share, mean)
     head, tail = (length["groups"][name]["mean_length"] for name in ("head", "tail"))
     if tail is not None:
         view.add_row("head shorter than tail by", "", f"{tail - head:.3f}")
@@ -171,10 +171,10 @@ def print_diagnostics(diagnostics, console=None):
     view.add_section()
     for t, position in enumerate(diagnostics["positions"]):
         used = f"{position['usage']:.1%}, perplexity {position['perplexity']:.1f}"
-        view.add_row(f"codewords used at position {t + 1} ({position['items']:,} items)", "", used)
+        view.add_row(f"used at position {t + 1} ({position['items']:,} items)", "", used)
     if diagnostics["reconstruction"] is not None:
         view.add_section()
         for t, means in enumerate(diagnostics["reconstruction"]["prefixes"]):
-            pair(f"squared error, first {t + 1} tokens" if t else "squared error, first token", means, "{:.4f}")
-        pair("squared error at the chosen length", diagnostics["reconstruction"]["chosen_length"], "{:.4f}")
+            pair(f"squared error, {t + 1} tokens" if t else "squared error, 1 token", means, "{:.4f}")
+        pair("squared error, chosen length", diagnostics["reconstruction"]["chosen_length"], "{:.4f}")
     (console or Console()).print(view)
