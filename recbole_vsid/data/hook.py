@@ -40,9 +40,8 @@ def fit_semantic_ids(dataset):
         device=str(config["device"]),
         show_progress=config["show_progress"],
     )
-    getLogger().info(
-        f"Fitting tokenizer {tokenizer.name} on {data.popularity.sum():,} training events of {len(embedding) - 1:,} items"
-    )
+    n_events, n_items = int(data.popularity.sum()), len(embedding) - 1
+    getLogger().info(f"Fitting tokenizer {tokenizer.name} on {n_events:,} training events of {n_items:,} items")
     started = time.perf_counter()
     tokenizer.fit(data)
     seconds = time.perf_counter() - started
