@@ -35,7 +35,8 @@ Examples:
   python run_recbole_vsid.py --model=VLSID --data_path=dataset --dataset=amazon-beauty --tokenizer=rkmeans
 """
 
-NAMES = ("model", "dataset", "config_files", "config_file", "data_path", "checkpoint_dir", "result_file")
+NAMES = ("model", "dataset", "config_files", "data_path", "checkpoint_dir", "result_file", "content_file",
+         "content_ids", "user_inter_num_interval", "item_inter_num_interval")  # fmt: skip
 
 
 def parse(arguments):
@@ -57,7 +58,7 @@ def parse(arguments):
             if position == len(arguments) or arguments[position].startswith("--"):
                 raise ValueError(f"--{key} has no value; write --{key}=value")
             text = arguments[position]
-        value = text if key in NAMES else parse_value(text)
+        value = text.strip("'\"") if key in NAMES else parse_value(text)
         if key in settings and settings[key] != value:
             raise ValueError(f"--{key} is given twice: {settings[key]!r} and {value!r}")
         settings[key] = value

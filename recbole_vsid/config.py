@@ -25,12 +25,18 @@ from recbole_vsid.registry import MODELS, get_model, get_tokenizer
 from recbole_vsid.storage import check_name, content_hash
 
 # Keys RecBole reads that stand in none of its property files.
-RECBOLE_EXTRA_KEYS = ["model", "dataset", "config_file", "config_files", "encoding", "tail_ratio", "nproc",
-                      "world_size", "offset", "ip", "port", "local_rank"]  # fmt: skip
+RECBOLE_EXTRA_KEYS = ["model", "dataset", "encoding", "tail_ratio"]
+
+# RecBole trains with Adam if it does not know the name.
+LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
+
+# One or several like "[5,inf)", joined by ";"; RecBole leaves out those it cannot read.
+NUMBER = r"\s*[-+]?(inf|\d+(\.\d*)?(e[-+]?\d+)?)\s*"
+INTERVALS = re.compile(rf"\s*[\[(]{NUMBER},{NUMBER}[\])]\s*(;\s*[\[(]{NUMBER},{NUMBER}[\])]\s*)*")
 
 # Settings that change where or how a run happens, not what it computes.
 VOLATILE_KEYS = ["device", "gpu_id", "use_gpu", "state", "show_progress", "checkpoint_dir", "data_path", "result_file",
-                 "resume", "log_wandb", "wandb_project", "config_files", "config_file", "local_rank", "single_spec",
+                 "resume", "log_wandb", "wandb_project", "local_rank", "single_spec",
                  "num_threads"]  # fmt: skip
 
 # A value must be of its default's kind: (kind of the default, kinds allowed, their name).
@@ -152,6 +158,12 @@ class Config(RecBoleConfig):
 
     def _get_final_config_dict(self):
         final = super()._get_final_config_dict()
+        given = self.external_config_dict.get("eval_args")
+        if given is not None:
+            default = self.internal_config_dict["eval_args"]
+            if not isinstance(given, dict) or not set(given) <= set(default):
+                raise ValueError(f"eval_args={given!r} is not usable: it must be a mapping of some of {list(default)}")
+            final["eval_args"] = {**default, **given}  # RecBole's own defaults for what is left out are another split
         # RecBole refuses its own sequential CE models unless the user switches negatives off.
         if (
             final["MODEL_TYPE"] == ModelType.SEQUENTIAL
@@ -183,6 +195,7 @@ class Config(RecBoleConfig):
     def _check_keys(self):
         known = set(self.internal_config_dict) | set(RECBOLE_EXTRA_KEYS)
         known |= {key for keys in self.parameters.values() for key in keys}
+        known.discard("config_file")  # RecBole knows the name and reads it nowhere
         for key in self.external_config_dict:
             if key not in known:
                 close = difflib.get_close_matches(str(key), sorted(known), n=1, cutoff=0.0)
@@ -213,7 +226,7 @@ class Config(RecBoleConfig):
 
         for key, least in {"epochs": 1, "train_batch_size": 1, "eval_batch_size": 1, "stopping_step": 0,
                            "seed": 0, "num_threads": 0, "MAX_ITEM_LIST_LENGTH": 1, "hidden_size": 1, "n_layers": 0,
-                           "head_size": 1, "metric_decimal_place": 0, "worker": 0}.items():  # fmt: skip
+                           "head_size": 1, "metric_decimal_place": 0, "worker": 0, "eval_step": 0}.items():  # fmt: skip
             require(key, self[key] is None or whole(self[key], least), f"a whole number of at least {least}")
         rate = self["learning_rate"]
         require("learning_rate", rate is None or (isinstance(rate, (int, float)) and 0 < rate < 10), "in (0, 10)")
@@ -225,6 +238,12 @@ class Config(RecBoleConfig):
             require(key, isinstance(self[key], bool), "true or false")
         for key in ("result_file", "content_file", "content_ids"):
             require(key, isinstance(self[key], (str, type(None))), "a path")
+        require("learner", self["learner"] is None or self["learner"].lower() in LEARNERS, f"one of {LEARNERS}")
+        for key in ("user_inter_num_interval", "item_inter_num_interval"):
+            require(key, self[key] is None or INTERVALS.fullmatch(str(self[key])), "an interval like '[5,inf)'")
+        clip = {"max_norm", "norm_type", "error_if_nonfinite", "foreach"}
+        require("clip_grad_norm", set(self["clip_grad_norm"] or ()) <= clip, f"a mapping with keys of {sorted(clip)}")
+        require("eval_args", set(self["eval_args"]["mode"].values()) == {"full"}, "of mode full, without sampled items")
         columns = self["load_col"]
         require(
             "load_col",

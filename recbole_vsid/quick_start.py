@@ -5,6 +5,7 @@ Never imports ``recbole.quick_start``, which needs ray and fails on today's NumP
 
 from __future__ import annotations
 
+import tempfile
 from logging import getLogger
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from recbole_vsid.config import Config
 from recbole_vsid.data.dataset import dataset_class
 from recbole_vsid.evaluation import results
 from recbole_vsid.semantic_id.diagnostics import print_diagnostics
-from recbole_vsid.storage import load_checkpoint, write_json
+from recbole_vsid.storage import check_writable, load_checkpoint, write_json
 from recbole_vsid.trainer import run_folder, trainer_class, unpack_table
 
 SUPPORTED = (ModelType.SEQUENTIAL, ModelType.GENERAL, ModelType.TRADITIONAL)
@@ -77,7 +78,7 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
         dataset: name of a dataset; ``ml-100k`` needs no files.
         config_file_list: YAML files.
         config_dict: settings that win over the files.
-        saved: whether to write checkpoints and the JSON record.
+        saved: whether to keep checkpoints and the JSON record (with a ``result_file`` the record is kept anyway).
 
     Returns:
         dict: the result record, with ``valid_result`` and ``test_result`` under both protocols.
@@ -85,7 +86,13 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     Raises:
         ValueError, FileNotFoundError: bad input, before any training.
     """
+    if not saved:
+        with tempfile.TemporaryDirectory() as folder:  # the best epoch must be kept somewhere until the test
+            return run(model, dataset, config_file_list, {**(config_dict or {}), "checkpoint_dir": folder})
     config = Config(model, dataset, config_file_list, config_dict)
+    check_writable(run_folder(config) / "best.pth", "checkpoint_dir")
+    if config["result_file"]:
+        check_writable(config["result_file"], "result_file")
     if config["num_threads"]:
         torch.set_num_threads(config["num_threads"])
     init_seed(config["seed"], config["reproducibility"])
@@ -95,6 +102,11 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     last = _last_checkpoint(config, logger)
 
     data, loaders = build_data(config, (unpack_table(last["semantic_ids"]), last["tokenizer_report"]) if last else None)
+    if last and data.fingerprint() != data.semantic_ids.provenance.get("data_fingerprint"):
+        raise ValueError(
+            f"resume=True: the interactions of {config['dataset']} changed since {run_folder(config)} was written; "
+            "start anew without resume"
+        )
     if config.is_generative:
         print_diagnostics(data.tokenizer_report)
     recommender, train_data = build_model(config, loaders)
@@ -102,19 +114,18 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     if last:
         trainer.resume_checkpoint(trainer.folder / "last.pth")
 
-    trainer.fit(train_data, loaders[1], saved=saved, show_progress=config["show_progress"])
-    test_result = trainer.evaluate_protocols(loaders[2], load_best_model=saved, show_progress=config["show_progress"])
+    trainer.fit(train_data, loaders[1], show_progress=config["show_progress"])
+    test_result = trainer.evaluate_protocols(loaders[2], show_progress=config["show_progress"])
     result = results.record(
         config, data, trainer, recommender, loaders[2].sample_size, trainer.best_protocols, test_result
     )
     results.print_record(result)
-    if saved:
-        file = Path(config["result_file"] or trainer.folder / "result.json")
-        write_json(file, result)
-        others = results.comparable(result, config["checkpoint_dir"])
-        if len(others) > 1:
-            results.print_comparison(others)
-        logger.info(f"Result record: {file}")
+    file = Path(config["result_file"] or trainer.folder / "result.json")
+    write_json(file, result)
+    others = results.comparable(result, config["checkpoint_dir"])
+    if len(others) > 1:
+        results.print_comparison(others)
+    logger.info(f"Result record: {file}")
     return result
 
 
@@ -129,7 +140,15 @@ def _last_checkpoint(config, logger):
         raise ValueError(f"resume=True works for this package's models only, and {config['model']} is RecBole's")
     if not path.is_file():
         raise FileNotFoundError(f"resume=True: there is no {path}; this configuration has not been run here")
-    return load_checkpoint(path)
+    if not path.with_name("best.pth").is_file():
+        raise FileNotFoundError(f"resume=True: there is no best.pth beside {path}; start anew without resume")
+    try:
+        state = load_checkpoint(path)
+    except ValueError as error:
+        raise ValueError(f"resume=True: {error}; start anew without resume") from error
+    if not isinstance(state, dict) or "progress" not in state:
+        raise ValueError(f"resume=True: {path} is no `last` checkpoint of this package; start anew without resume")
+    return state
 
 
 def load(checkpoint, config_dict=None):

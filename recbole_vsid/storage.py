@@ -20,6 +20,21 @@ import torch
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
+def check_writable(path, setting):
+    """Refuse, before any work, a file that :func:`atomic_path` could not write.
+
+    Raises:
+        OSError: naming the path and the setting.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{setting}={str(path)!r} is a folder, not a file")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        reason = "cannot be written to" if parent.is_dir() else "is not a folder"
+        raise PermissionError(f"{setting}={str(path)!r} cannot be written: {parent} {reason}")
+
+
 @contextmanager
 def atomic_path(path):
     """Yield a temporary path in the same folder; it replaces ``path`` only if the block succeeds."""

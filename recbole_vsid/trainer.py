@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import random
 import time
 from pathlib import Path
@@ -20,14 +21,16 @@ from recbole.utils import get_trainer, set_color
 
 from recbole_vsid.evaluation.collector import ProtocolCollector
 from recbole_vsid.semantic_id import SemanticIDs
-from recbole_vsid.storage import load_checkpoint, save_checkpoint
+from recbole_vsid.storage import content_hash, load_checkpoint, save_checkpoint
 
 PLAIN = (str, int, float, bool, type(None), torch.Tensor)
 
 
 def run_folder(config):
-    """Where a run keeps its files: one folder per model, dataset, seed and configuration."""
-    name = f"{config['model']}-{config['dataset']}-seed{config['seed']}-{config.hash()}"
+    """Where a run keeps its files: one folder per model, dataset, seed, configuration and place of the data."""
+    places = [os.path.abspath(config[key]) for key in ("data_path", "content_file") if config[key]]
+    identity = content_hash(config.hash(), places)[:10]  # two data sets of one name must not share a folder
+    name = f"{config['model']}-{config['dataset']}-seed{config['seed']}-{identity}"
     return Path(config["checkpoint_dir"]) / name
 
 
@@ -177,6 +180,12 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
         return super().fit(train_data, valid_data, verbose, saved, show_progress, after_validation)
 
     # ------------------------------------------------------------------ resume
+
+    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
+        if self.start_epoch == 0 and self._best_other_parameter is None:
+            # The first of a new run: an older run's last.pth must not be resumed beside this run's best.pth.
+            (self.folder / "last.pth").unlink(missing_ok=True)
+        super()._save_checkpoint(epoch, verbose, **kwargs)
 
     def save_last(self, epoch):
         """Write all that an exact continuation needs to ``last.pth``, atomically."""

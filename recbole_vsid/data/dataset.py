@@ -48,6 +48,10 @@ class EventHistoryMixin:
                 f"holds {token}/{token}.inter"
             )
         super()._load_data(token, dataset_path)
+        wanted = {column for columns in (self.config["load_col"] or {}).values() for column in columns}
+        absent = sorted(wanted - set(self.field2source) - {"*"})
+        if absent:
+            raise ValueError(f"load_col names {absent}, which the files of {token!r} do not have")
         needed = {"USER_ID_FIELD": "every model", "ITEM_ID_FIELD": "every model"}
         if self.config["eval_args"]["order"] == "TO":
             needed["TIME_FIELD"] = "order: TO"
@@ -56,6 +60,57 @@ class EventHistoryMixin:
                 raise ValueError(
                     f"dataset {token!r} has no column {self.config[key]!r}, which {reason} needs; set {key} or load_col"
                 )
+        if "TIME_FIELD" in needed:
+            self._check_times()
+
+    def _load_feat(self, filepath, source):
+        try:
+            feat = super()._load_feat(filepath, source)
+        except ValueError as error:  # also pandas' and the encoding's; none of them names the file
+            raise ValueError(f"{filepath} is not readable as an atomic file of RecBole: {error}") from error
+        if source == FeatureSource.INTERACTION and feat is not None:
+            with open(filepath, "rb") as file:
+                n_lines = sum(not line.isspace() for line in file) - 1
+            if len(feat) < n_lines:  # text between quotation marks may go over several lines
+                raise ValueError(
+                    f"{filepath}: {n_lines} lines give {len(feat)} interactions only; remove the quotation marks"
+                )
+        return feat
+
+    def _check_times(self):
+        """RecBole sorts tokens by their first occurrence, and sets missing times to the mean of the others."""
+        if self.field2type[self.time_field] != FeatureType.FLOAT:
+            raise ValueError(
+                f"dataset {self.dataset_name!r}: the column {self.time_field!r} is of type "
+                f"{self.field2type[self.time_field].value}, and order: TO needs {self.time_field}:float"
+            )
+        bad = np.flatnonzero(~np.isfinite(self.inter_feat[self.time_field].to_numpy()))
+        if len(bad):
+            raise ValueError(
+                f"dataset {self.dataset_name!r}: {len(bad)} of {len(self.inter_feat)} interactions have no finite "
+                f"{self.time_field!r}, interaction {bad[0] + 1} first; give them one, remove them, or set TIME_FIELD"
+            )
+
+    def _filter_nan_user_or_item(self):
+        for field in (self.uid_field, self.iid_field):
+            missing = np.flatnonzero(self.inter_feat[field].isnull())
+            if len(missing):
+                raise ValueError(
+                    f"dataset {self.dataset_name!r}: {len(missing)} of {len(self.inter_feat)} interactions have no "
+                    f"{field!r}, interaction {missing[0] + 1} first; ids like NA, null, None and nan count as missing: "
+                    "rename them in all files"
+                )
+        super()._filter_nan_user_or_item()
+
+    def _filter_inter_by_user_or_item(self):
+        before = len(self.inter_feat)
+        super()._filter_inter_by_user_or_item()
+        left_out = before - len(self.inter_feat)
+        if left_out:
+            self.logger.warning(
+                f"{left_out} of {before} interactions are left out, as their item or user is not in the .item or .user "
+                "file; filter_inter_by_user_or_item=false keeps them"
+            )
 
     def _download(self):
         try:

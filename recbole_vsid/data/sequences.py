@@ -153,6 +153,8 @@ def _equal_cost_bounds(sorted_cost, batch_cost):
     while bounds[-1] < len(sorted_cost):
         begin = bounds[-1]
         # rows * longest grows with the end of the batch, so the last end that fits is found by bisection.
-        area = (np.arange(begin, len(sorted_cost)) - begin + 1) * sorted_cost[begin:]
+        # No row is shorter than the first, which bounds how far to look.
+        candidates = sorted_cost[begin : begin + batch_cost // max(1, int(sorted_cost[begin])) + 1]
+        area = np.arange(1, len(candidates) + 1) * candidates
         bounds.append(begin + max(1, int(np.searchsorted(area, batch_cost, side="right"))))
     return bounds

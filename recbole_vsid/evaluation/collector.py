@@ -55,7 +55,7 @@ class FiniteCollector(Collector):
 class ProtocolCollector:
     """Stands where RecBole's trainer expects its collector and feeds one per protocol.
 
-    ``get_data_struct`` gives the one of ``mask_history``; :attr:`other` keeps the other's.
+    ``get_data_struct`` gives the one of ``mask_history``; :attr:`structs` keeps both.
 
     Args:
         config: the run's configuration.

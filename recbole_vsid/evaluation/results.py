@@ -16,14 +16,14 @@ PROTOCOL_NAMES = {KEPT: "consumed kept", MASKED: "consumed masked"}
 
 def protocol(config, dataset, n_users):
     """Everything two runs must share for their metrics to be comparable, as plain values."""
-    split, mode = config["eval_args"]["split"], config["eval_args"]["mode"]
+    split = config["eval_args"]["split"]
     selecting = PROTOCOL_NAMES[MASKED if config["mask_history"] else KEPT]
     return {
         "split": split,
         "order": "by time, ties in file order"
         if config["eval_args"]["order"] == "TO"
         else config["eval_args"]["order"],
-        "ranking": "full catalogue" if set(mode.values()) == {"full"} else mode,
+        "ranking": "full catalogue",
         "candidates": dataset.item_num - 1,
         "test_users": n_users,
         "data_fingerprint": dataset.fingerprint(),
@@ -59,7 +59,7 @@ def record(config, dataset, trainer, model, n_users, valid_result, test_result):
         "valid_result": valid_result,
         "test_result": test_result,
         "cost": cost,
-        "semantic_ids": report,
+        "semantic_ids": {**report, "provenance": dataset.semantic_ids.provenance} if generative else None,
         "config_hash": config.hash(),
         "package_version": recbole_vsid.__version__,
     }
@@ -99,9 +99,12 @@ def comparable(result, folder):
     for path in sorted(Path(folder).glob("*/result.json")):
         try:
             other = read_json(path)
-            if all(other["protocol"].get(key) == result["protocol"][key] for key in same):
+            if (
+                all(other["protocol"].get(key) == result["protocol"][key] for key in same)
+                and other["test_result"][KEPT]
+            ):
                 found.append(other)
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, AttributeError, TypeError):
             continue  # not one of our records
     return sorted(found, key=lambda each: -each["test_result"][KEPT].get("ndcg@10", 0.0))
 

@@ -43,8 +43,14 @@ class GenerativeRecommender(SequentialRecommender):
         """Refuse unusable settings before any data is read; a subclass adds its own.
 
         Raises:
-            ValueError: ``beam_width`` is below the largest cut-off, or ``decoding`` is unknown.
+            ValueError: ``beam_width`` is below the largest cut-off, ``decoding`` is unknown, or the split is not
+                leave-one-out (only then are a user's training events exactly the first of its sequence).
         """
+        if config["eval_args"]["split"] != {"LS": "valid_and_test"} or config["eval_args"]["order"] != "TO":
+            raise ValueError(
+                f"eval_args={config['eval_args']!r} is not usable: {config['model']} takes only "
+                "split: {LS: valid_and_test} with order: TO"
+            )
         if config["decoding"] not in ("beam", "exact"):
             raise ValueError(f"decoding={config['decoding']!r} is not usable: it must be beam or exact")
         cutoff = max(config["topk"])
@@ -99,7 +105,7 @@ class GenerativeRecommender(SequentialRecommender):
         return dense.scatter_(1, items, scores)
 
     def predict(self, interaction):
-        """Scores ``[B]`` of the items of ``interaction`` (RecBole's sampled evaluation)."""
+        """Scores ``[B]`` of the items of ``interaction`` (RecBole's contract)."""
         scores = self.full_sort_predict(interaction)
         return scores.gather(1, interaction[self.ITEM_ID].unsqueeze(1)).squeeze(1)
 

@@ -43,11 +43,11 @@ class VLSID(GenerativeRecommender):
         super().__init__(config, dataset)
         table = self.semantic_ids
         self.context_unit, self.context_budget = config["context_unit"], config["context_budget"]
-        least = table.max_length + 1 if self.context_unit == "tokens" else 1
+        least = 2 * table.max_length + 1 if self.context_unit == "tokens" else 1
         if self.context_budget < least:
             raise ValueError(
-                f"context_budget={self.context_budget!r} is not usable: it must be a whole number of at least {least} "
-                f"{self.context_unit}, room for one item"
+                f"context_budget={self.context_budget} is not usable: it must be at least {least} {self.context_unit}, "
+                "room for one item of history and one to generate"
             )
         self.user_start = table.n_tokens
         width = config["hidden_size"]
@@ -64,6 +64,12 @@ class VLSID(GenerativeRecommender):
         super().check_settings(config)
         if config["context_unit"] not in ("tokens", "events"):
             raise ValueError(f"context_unit={config['context_unit']!r} is not usable: it must be tokens or events")
+        longest = config["MAX_ITEM_LIST_LENGTH"]
+        if config["context_unit"] == "events" and config["context_budget"] > longest:
+            raise ValueError(
+                f"context_budget={config['context_budget']} events is more than MAX_ITEM_LIST_LENGTH={longest}, the "
+                "most that evaluation hands over; raise the latter"
+            )
         if config["head_size"] % 4 or config["hidden_size"] % config["head_size"]:
             raise ValueError(
                 f"hidden_size={config['hidden_size']} must be a multiple of head_size={config['head_size']}, "
@@ -74,10 +80,11 @@ class VLSID(GenerativeRecommender):
 
     # --------------------------------------------------------------- token streams
 
-    def token_stream(self, items, lengths):
+    def token_stream(self, items, lengths, room=0):
         """``[USER_START]`` and the codes of the longest suffix of whole items within the budget.
 
         Args:
+            room: tokens of the budget to leave free (a budget of events always has room).
             items: int64 ``[B, n]``, oldest first, right-padded with 0; an item 0 inside is skipped.
             lengths: int64 ``[B]``.
 
@@ -88,7 +95,7 @@ class VLSID(GenerativeRecommender):
         cost = self.code_lengths[items] * (position < lengths.unsqueeze(1))
         if self.context_unit == "tokens":
             to_the_end = cost.flip(1).cumsum(1).flip(1)
-            kept = to_the_end <= self.context_budget - 1
+            kept = to_the_end <= self.context_budget - 1 - room
         else:
             kept = position >= (lengths - self.context_budget).unsqueeze(1)
         cost = cost * kept
@@ -122,7 +129,8 @@ class VLSID(GenerativeRecommender):
         return F.cross_entropy(squash(self.head(hidden[real])), tokens[:, 1:][real])
 
     def start_decoding(self, items, lengths):
-        tokens, lengths = self.token_stream(items, lengths)
+        # Generated tokens then stand at positions that training has seen (section 5.3).
+        tokens, lengths = self.token_stream(items, lengths, room=self.codes.size(1))
         decoder = CachedDecoder(self.transformer)
         context = decoder.prefill(self._embed(tokens), lengths)
 

@@ -67,7 +67,7 @@ class FixedDVAESettings(TokenizerSettings):
 
     vocab_size: int | str = "auto"
     max_length: int = 4
-    hidden_size: int = 64
+    hidden_size: int = 128
     decoder_multiplier: int = 1
     decoder_layers: int = 1
     batch_size: int | str = "auto"

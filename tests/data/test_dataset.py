@@ -222,7 +222,7 @@ def test_other_missing_columns(data_path):
             make("SASRec", "toy", data_path, **{key: "who"}, load_col={"inter": "*"})
     with pytest.raises(ValueError, match="has no column 'timestamp'"):
         make("SASRec", "toy", data_path, load_col={"inter": ["user_id", "item_id"]})
-    with pytest.raises(ValueError, match="has no column 'user_id'"):
+    with pytest.raises(ValueError, match=r"load_col names \['nothing'\]"):
         make("SASRec", "toy", data_path, load_col={"inter": ["nothing"]})
 
 

@@ -61,7 +61,7 @@ def naive_stream(model, history):
     return [model.user_start] + [token for item in chosen for token in CODES[item]]
 
 
-@pytest.mark.parametrize("unit, budget", [("tokens", 5), ("tokens", 9), ("tokens", 200), ("events", 1), ("events", 3)])
+@pytest.mark.parametrize("unit, budget", [("tokens", 9), ("tokens", 12), ("tokens", 200), ("events", 1), ("events", 3)])
 def test_token_stream_equals_a_naive_one_and_never_cuts_an_item(build, unit, budget):
     model = build(context_unit=unit, context_budget=budget)
     rng = np.random.default_rng(1)
