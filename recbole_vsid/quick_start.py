@@ -169,6 +169,8 @@ def load(checkpoint, config_dict=None):
     init_seed(config["seed"], config["reproducibility"])
     table = state["semantic_ids"]
     dataset, loaders = build_data(config, (unpack_table(table), state["tokenizer_report"]) if table else None)
+    if table and dataset.fingerprint() != table["provenance"].get("data_fingerprint"):
+        getLogger().warning(f"{checkpoint} was trained on other interactions than {config['data_path']} holds now")
     model, _ = build_model(config, loaders)
     missing = set(model.other_parameter()) - set(state["other_parameter"])
     if missing:
