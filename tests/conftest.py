@@ -103,6 +103,7 @@ def small_settings(data_path):
     common = {
         "data_path": str(data_path),
         "epochs": 2,
+        "eval_step": 1,
         "learning_rate": 0.01,
         "train_batch_size": 128,
         "seed": 1,
