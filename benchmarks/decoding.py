@@ -60,7 +60,7 @@ def main():
 
     rows = next(iter(loaders[2]))[0][: options.users]
     items, lengths = rows[model.ITEM_SEQ], rows[model.ITEM_SEQ_LEN]
-    tokens, stream_lengths = model.token_stream(items, lengths)
+    tokens, stream_lengths = model.token_stream(items, lengths, room=model.codes.size(1))
 
     started = time.perf_counter()
     plain = [plain_search(model, tokens[u, : stream_lengths[u]], codes, options.beam_width) for u in range(len(items))]
