@@ -268,7 +268,7 @@ class Config(RecBoleConfig):
     @property
     def is_generative(self):
         """Whether the model is one of this package's (it has semantic IDs)."""
-        return self.final_config_dict["model"] in MODELS or hasattr(self.model_class, "dataset_class")
+        return hasattr(self.model_class, "dataset_class")
 
     def plain(self):
         """All settings that decide a result, as plain values."""

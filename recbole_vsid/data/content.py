@@ -47,8 +47,10 @@ def item_content(dataset):
     encoders = [get_content_encoder(name) for name in names]
     blocks = []
     for encode, weight in zip(encoders, weights):
-        block = np.zeros_like(values := encode(dataset), dtype=np.float32)
-        block[1:] = unit_rows(values[1:]) * weight if np.isfinite(values[1:]).all() else values[1:]
+        block = encode(dataset).astype(np.float32)
+        block[0] = 0
+        if np.isfinite(block).all():  # else TokenizerInput names the item; a norm would spread its NaN
+            block = unit_rows(block) * np.float32(weight)
         blocks.append(block)
     provenance = [
         {"encoder": name, "weight": weight, "dimensions": block.shape[1]}

@@ -161,14 +161,14 @@ class EventHistoryMixin:
         self.train_counts = self.events.counts() - np.asarray(sum(part.sum(1) for part in held_out)).ravel()
         datasets[1].consumed = (total - held_out[0] - held_out[1]) > 0
         datasets[2].consumed = (total - held_out[1]) > 0
-        for name, dataset in zip(("validation", "test"), datasets[1:]):
+        for dataset in datasets:
             dataset.train_counts = self.train_counts
+        for name, dataset in zip(("validation", "test"), datasets[1:]):
             if len(dataset) == 0:
                 raise ValueError(
                     f"dataset {self.dataset_name!r}: the {name} split is empty; leave-one-out needs users with at "
                     "least 4 events for a sequential model (3 for a general one)"
                 )
-        datasets[0].train_counts = self.train_counts
         return datasets
 
     def _pairs(self, dataset, shape):
