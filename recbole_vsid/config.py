@@ -233,6 +233,8 @@ class Config(RecBoleConfig):
         require("topk", all(whole(k, 1) for k in self["topk"]), "whole numbers of at least 1")
         warmup, floor = self["warmup_fraction"], self["min_learning_rate_ratio"]
         require("warmup_fraction", warmup is None or 0 <= warmup < 1, "in [0, 1)")
+        decay = self["ema_decay"]
+        require("ema_decay", decay is None or 0 <= decay < 1, "in [0, 1)")
         require("min_learning_rate_ratio", floor is None or 0 <= floor <= 1, "in [0, 1]")
         for key in ("mask_history", "resume", "detect_anomaly", "enable_amp", "show_progress"):
             require(key, isinstance(self[key], bool), "true or false")

@@ -1,8 +1,8 @@
 """Training on RecBole's trainers: both protocols, plain checkpoints, and for our models exact resume.
 
 ``ProtocolTrainerMixin`` goes over any RecBole trainer without changing what it computes.
-``GenerativeTrainer`` adds what this package's models need: learning-rate schedule, AdamW groups, bf16
-autocast, and a ``last`` checkpoint that holds all that an exact continuation needs.
+``GenerativeTrainer`` adds what this package's models need: learning-rate schedule, AdamW groups, averaged
+weights, bf16 autocast, and a ``last`` checkpoint that holds all that an exact continuation needs.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import os
 import random
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from recbole.trainer import Trainer
 from recbole.utils import get_trainer, set_color
 
+from recbole_vsid.averaging import WeightAverage
 from recbole_vsid.evaluation.collector import ProtocolCollector
 from recbole_vsid.semantic_id import SemanticIDs
 from recbole_vsid.storage import content_hash, load_checkpoint, save_checkpoint
@@ -133,8 +135,13 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
     """Trainer of this package's models.
 
     Settings: ``learning_rate``, ``warmup_fraction`` and ``min_learning_rate_ratio`` (linear warm-up, then cosine, over
-    the planned epochs), ``weight_decay`` (matrices only), ``clip_grad_norm``, ``enable_amp`` (bf16).
+    the planned epochs), ``weight_decay`` (matrices only), ``clip_grad_norm``, ``enable_amp`` (bf16), ``ema_decay``
+    (:class:`~recbole_vsid.averaging.WeightAverage`: what is evaluated and saved as ``best.pth``).
     """
+
+    def __init__(self, config, model):
+        super().__init__(config, model)
+        self.average = WeightAverage(model, config["ema_decay"])
 
     def _build_optimizer(self, **kwargs):
         decayed, plain = [], []
@@ -166,6 +173,14 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.enable_amp):
             return self.model.calculate_loss(interaction)
 
+    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
+        with nullcontext() if load_best_model else self.average.applied():
+            return super().evaluate(eval_data, load_best_model, model_file, show_progress)
+
+    def _load_weights(self, path):
+        super()._load_weights(path)
+        self.average.reset()
+
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """RecBole's ``fit``; after every validation the state of the run goes to ``last.pth``."""
         if self.start_epoch >= self.epochs or self.cur_step > self.stopping_step:
@@ -185,11 +200,15 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
         if self.start_epoch == 0 and self._best_other_parameter is None:
             # The first of a new run: an older run's last.pth must not be resumed beside this run's best.pth.
             (self.folder / "last.pth").unlink(missing_ok=True)
-        super()._save_checkpoint(epoch, verbose, **kwargs)
+        with self.average.applied():
+            super()._save_checkpoint(epoch, verbose, **kwargs)
 
     def save_last(self, epoch):
         """Write all that an exact continuation needs to ``last.pth``, atomically."""
-        state = self._checkpoint(epoch)
+        with self.average.applied():
+            state = self._checkpoint(epoch)
+        state["raw_state_dict"] = self.model.state_dict()
+        state["average"] = self.average.state_dict()
         state["progress"] = {
             "cur_step": self.cur_step,
             "best_valid_score": float(self.best_valid_score),
@@ -204,7 +223,7 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
         save_checkpoint(self.folder / "last.pth", state)
 
     def resume_checkpoint(self, resume_file):
-        """Continue from a ``last.pth``: weights, optimizer, schedule, random states, early stopping.
+        """Continue from a ``last.pth``: weights and their average, optimizer, schedule, random states, early stopping.
 
         Raises:
             ValueError: the file is damaged, or belongs to another model.
@@ -212,7 +231,8 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
         state = load_checkpoint(resume_file, self.device)
         if state["model"] != self.config["model"] or "progress" not in state:
             raise ValueError(f"{resume_file} is no `last` checkpoint of {self.config['model']}")
-        self.model.load_state_dict(state["state_dict"])
+        self.model.load_state_dict(state["raw_state_dict"])
+        self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         progress = state["progress"]
         self.start_epoch = state["epoch"] + 1
@@ -224,7 +244,7 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
 
 
 class _Scheduled:
-    """A training loader that sets the learning rate before each batch.
+    """A training loader that sets the learning rate before each batch and averages the weights after it.
 
     The rate follows from the epoch and the batch alone, so a resumed run needs no scheduler state.
     """
@@ -243,6 +263,7 @@ class _Scheduled:
             for group in self.trainer.optimizer.param_groups:
                 group["lr"] = rate
             yield batch
+            self.trainer.average.update()
 
 
 def _floats(metrics):

@@ -316,7 +316,8 @@ def test_values_out_of_range_are_named(key, value):
 @pytest.mark.parametrize(
     ("key", "value"),
     [("n_layers", 1.5), ("dropout_prob", [0.1]), ("clip_grad_norm", 1.0), ("warmup_fraction", None),
-     ("warmup_fraction", 1.0), ("min_learning_rate_ratio", 2), ("tokenizer", ["a"]),
+     ("warmup_fraction", 1.0), ("min_learning_rate_ratio", 2), ("ema_decay", 1.0), ("ema_decay", None),
+     ("tokenizer", ["a"]),
      ("beam_width", "wide"), ("content", {"a": 1}), ("content_dim", True), ("head_size", 0), ("content_file", ["a"])],
 )  # fmt: skip
 def test_values_of_another_kind_are_named(key, value):
