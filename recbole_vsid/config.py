@@ -228,8 +228,9 @@ class Config(RecBoleConfig):
                            "seed": 0, "num_threads": 0, "MAX_ITEM_LIST_LENGTH": 1, "hidden_size": 1, "n_layers": 0,
                            "head_size": 1, "metric_decimal_place": 0, "worker": 0, "eval_step": 0}.items():  # fmt: skip
             require(key, self[key] is None or whole(self[key], least), f"a whole number of at least {least}")
-        rate = self["learning_rate"]
-        require("learning_rate", rate is None or (isinstance(rate, (int, float)) and 0 < rate < 10), "in (0, 10)")
+        for key in ("learning_rate", "muon_learning_rate"):
+            rate = self[key]
+            require(key, rate is None or (isinstance(rate, (int, float)) and 0 < rate < 10), "in (0, 10)")
         require("topk", all(whole(k, 1) for k in self["topk"]), "whole numbers of at least 1")
         warmup, floor = self["warmup_fraction"], self["min_learning_rate_ratio"]
         require("warmup_fraction", warmup is None or 0 <= warmup < 1, "in [0, 1)")
@@ -240,7 +241,8 @@ class Config(RecBoleConfig):
             require(key, isinstance(self[key], bool), "true or false")
         for key in ("result_file", "content_file", "content_ids"):
             require(key, isinstance(self[key], (str, type(None))), "a path")
-        require("learner", self["learner"] is None or self["learner"].lower() in LEARNERS, f"one of {LEARNERS}")
+        learners = (*LEARNERS, "muon") if self.is_generative else LEARNERS
+        require("learner", self["learner"] is None or self["learner"].lower() in learners, f"one of {learners}")
         for key in ("user_inter_num_interval", "item_inter_num_interval"):
             require(key, self[key] is None or INTERVALS.fullmatch(str(self[key])), "an interval like '[5,inf)'")
         clip = {"max_norm", "norm_type", "error_if_nonfinite", "foreach"}

@@ -22,6 +22,7 @@ from recbole.utils import get_trainer, set_color
 
 from recbole_vsid.averaging import WeightAverage
 from recbole_vsid.evaluation.collector import ProtocolCollector
+from recbole_vsid.optimizer import MuonAdamW
 from recbole_vsid.semantic_id import SemanticIDs
 from recbole_vsid.storage import content_hash, load_checkpoint, save_checkpoint
 
@@ -134,9 +135,10 @@ class ProtocolTrainerMixin:
 class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
     """Trainer of this package's models.
 
-    Settings: ``learning_rate``, ``warmup_fraction`` and ``min_learning_rate_ratio`` (linear warm-up, then cosine, over
-    the planned epochs), ``weight_decay`` (matrices only), ``clip_grad_norm``, ``enable_amp`` (bf16), ``ema_decay``
-    (:class:`~recbole_vsid.averaging.WeightAverage`: what is evaluated and saved as ``best.pth``).
+    Settings: ``learner`` (RecBole's, or ``muon`` with ``muon_learning_rate`` for the model's hidden matrices and AdamW
+    for the rest), ``learning_rate``, ``warmup_fraction`` and ``min_learning_rate_ratio`` (linear warm-up, then cosine,
+    over the planned epochs), ``weight_decay`` (AdamW's matrices only), ``clip_grad_norm``, ``enable_amp`` (bf16),
+    ``ema_decay`` (:class:`~recbole_vsid.averaging.WeightAverage`: what is evaluated and saved as ``best.pth``).
     """
 
     def __init__(self, config, model):
@@ -144,23 +146,33 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
         self.average = WeightAverage(model, config["ema_decay"])
 
     def _build_optimizer(self, **kwargs):
+        muon = self.model.hidden_matrices() if self.learner.lower() == "muon" else []
+        embeddings = [module.weight for module in self.model.modules() if isinstance(module, torch.nn.Embedding)]
+        hidden, embedded = ({id(parameter) for parameter in group} for group in (muon, embeddings))
         decayed, plain = [], []
         for parameter in self.model.parameters():
-            if parameter.requires_grad:
-                (decayed if parameter.ndim > 1 else plain).append(parameter)
-        embeddings = {id(module.weight) for module in self.model.modules() if isinstance(module, torch.nn.Embedding)}
-        plain += [parameter for parameter in decayed if id(parameter) in embeddings]
-        decayed = [parameter for parameter in decayed if id(parameter) not in embeddings]
+            if id(parameter) not in hidden:
+                decays = parameter.ndim > 1 and id(parameter) not in embedded
+                (decayed if decays else plain).append(parameter)
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        return super()._build_optimizer(params=[group for group in groups if group["params"]], **kwargs)
+        if muon:
+            groups.append({"params": muon, "muon": True, "lr": self.config["muon_learning_rate"], "weight_decay": 0.0})
+        groups = [group for group in groups if group["params"]]
+        if self.learner.lower() == "muon":
+            optimizer = MuonAdamW(groups, lr=self.learning_rate)
+        else:
+            optimizer = super()._build_optimizer(params=groups, **kwargs)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
 
     def _rate(self, progress):
-        """Learning rate after ``progress`` (0..1) of the planned training."""
+        """Share of the peak learning rate after ``progress`` (0..1) of the planned training."""
         warmup, floor = self.config["warmup_fraction"], self.config["min_learning_rate_ratio"]
         if progress < warmup:
-            return self.learning_rate * progress / warmup
+            return progress / warmup
         cosine = 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
-        return self.learning_rate * (floor + (1 - floor) * cosine)
+        return floor + (1 - floor) * cosine
 
     def _examples(self, train_data):
         return len(train_data.log.items)
@@ -261,7 +273,7 @@ class _Scheduled:
         for index, batch in enumerate(self.loader):
             rate = self.trainer._rate((self.epoch + (index + 1) / len(self)) / self.trainer.epochs)
             for group in self.trainer.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = group["initial_lr"] * rate
             yield batch
             self.trainer.average.update()
 

@@ -72,6 +72,10 @@ class GenerativeRecommender(SequentialRecommender):
         """
         raise NotImplementedError
 
+    def hidden_matrices(self):
+        """The weights that ``learner: muon`` orthogonalises: between hidden states, no embeddings, no output head."""
+        raise NotImplementedError
+
     def train_loader(self, config, dataset):
         """The iterable of training batches, with ``set_epoch``."""
         raise NotImplementedError

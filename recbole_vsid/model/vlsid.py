@@ -5,9 +5,10 @@ Every token of every sequence is trained in one causal pass; the next item is ge
 of codes. Codes are prefix-free, so the summed log-probability of a code is the model's joint probability of the item
 and needs no length normalisation.
 
-Differences from the official code, on purpose: AdamW instead of NorMuon, fp32 or bf16 autocast instead of bf16
-weights, optional dropout, and batches of windows of similar length instead of rows packed across users (so no user
-attends to another). A history longer than the budget is trained in several windows instead of its end only.
+Differences from the official code, on purpose: Muon instead of NorMuon, fp32 or bf16 autocast instead of bf16
+weights, averaged weights for evaluation, optional dropout, and batches of windows of similar length instead of rows
+packed across users (so no user attends to another). A history longer than the budget is trained in several windows
+instead of its end only.
 """
 
 from __future__ import annotations
@@ -106,6 +107,9 @@ class VLSID(GenerativeRecommender):
         row, item, token = (within < cost.unsqueeze(2)).nonzero(as_tuple=True)
         tokens[row, start[row, item] + token] = self.codes[items[row, item], token]
         return tokens, stream_lengths
+
+    def hidden_matrices(self):
+        return list(self.transformer.parameters())
 
     def train_loader(self, config, dataset):
         cost = np.maximum(self.semantic_ids.lengths, 1).astype(np.int64)
