@@ -144,6 +144,10 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
     def __init__(self, config, model):
         super().__init__(config, model)
         self.average = WeightAverage(model, config["ema_decay"])
+        if self.eval_step > 0:
+            asked, self.eval_step = self.eval_step, _validation_step(self.epochs, self.eval_step)
+            if self.eval_step != asked:
+                self.logger.info(f"eval_step={self.eval_step} instead of {asked}, so that the last epoch is validated")
 
     def _build_optimizer(self, **kwargs):
         muon = self.model.hidden_matrices() if self.learner.lower() == "muon" else []
@@ -276,6 +280,11 @@ class _Scheduled:
                 group["lr"] = group["initial_lr"] * rate
             yield batch
             self.trainer.average.update()
+
+
+def _validation_step(epochs, most):
+    """Epochs between validations, at most ``most``, such that the last epoch, with the lowest rate, is validated."""
+    return next(step for step in range(min(most, epochs), 0, -1) if epochs % step == 0)
 
 
 def _floats(metrics):

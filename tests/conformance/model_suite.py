@@ -87,6 +87,18 @@ class ModelConformance:
             assert resumed[split] == unbroken[split]
         assert resumed["cost"]["epochs"] == unbroken["cost"]["epochs"]
 
+    @pytest.mark.parametrize(
+        ("epochs", "eval_step", "validated"), [(1, 3, [0]), (4, 3, [1, 3]), (5, 3, [0, 1, 2, 3, 4])]
+    )
+    def test_the_last_epoch_is_validated(self, settings, epochs, eval_step, validated):
+        config, _, loaders, model, train_data = self.build(
+            settings, epochs=epochs, eval_step=eval_step, stopping_step=5
+        )
+        seen = []
+        trainer = GenerativeTrainer(config, model)
+        trainer.fit(train_data, loaders[1], saved=False, callback_fn=lambda epoch, score: seen.append(epoch))
+        assert seen == validated
+
     # ---------------------------------------------------------------- ranking
 
     @pytest.mark.parametrize("decoding", ["beam", "exact"])
