@@ -228,17 +228,19 @@ class Config(RecBoleConfig):
                            "seed": 0, "num_threads": 0, "MAX_ITEM_LIST_LENGTH": 1, "hidden_size": 1, "n_layers": 0,
                            "head_size": 1, "metric_decimal_place": 0, "worker": 0, "eval_step": 0}.items():  # fmt: skip
             require(key, self[key] is None or whole(self[key], least), f"a whole number of at least {least}")
-        epochs, step = self["epochs"], self["eval_step"]  # our trainer adapts; RecBole's would never validate, nor save
-        require("eval_step", self.is_generative or None in (epochs, step) or step <= epochs, f"at most epochs={epochs}")
+        epochs, step = self["epochs"], self["eval_step"]
+        # Our trainer takes a smaller step instead; RecBole's would never validate and so never save.
+        reached = self.is_generative or epochs is None or step is None or step <= epochs
+        require("eval_step", reached, f"at most epochs={epochs}")
         for key in ("learning_rate", "muon_learning_rate"):
             rate = self[key]
             require(key, rate is None or (isinstance(rate, (int, float)) and 0 < rate < 10), "in (0, 10)")
         require("topk", all(whole(k, 1) for k in self["topk"]), "whole numbers of at least 1")
         warmup, floor = self["warmup_fraction"], self["min_learning_rate_ratio"]
         require("warmup_fraction", warmup is None or 0 <= warmup < 1, "in [0, 1)")
+        require("min_learning_rate_ratio", floor is None or 0 <= floor <= 1, "in [0, 1]")
         decay = self["ema_decay"]
         require("ema_decay", decay is None or 0 <= decay < 1, "in [0, 1)")
-        require("min_learning_rate_ratio", floor is None or 0 <= floor <= 1, "in [0, 1]")
         for key in ("mask_history", "resume", "detect_anomaly", "enable_amp", "show_progress"):
             require(key, isinstance(self[key], bool), "true or false")
         for key in ("result_file", "content_file", "content_ids"):
