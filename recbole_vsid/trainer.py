@@ -284,7 +284,7 @@ class _Scheduled:
 
 def _validation_step(epochs, most):
     """Epochs between validations, at most ``most``, such that the last epoch, with the lowest rate, is validated."""
-    return next(step for step in range(min(most, epochs), 0, -1) if epochs % step == 0)
+    return next(step for step in range(most, 0, -1) if epochs % step == 0)
 
 
 def _floats(metrics):

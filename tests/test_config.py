@@ -303,7 +303,7 @@ def test_importing_recboles_models_leaves_anomaly_detection_off():
         ("epochs", None),
         ("seed", None), ("hidden_dropout_prob", "some"), ("data_path", 5), ("checkpoint_dir", None), ("learner", 1),
         ("shuffle", "no"), ("state", 3), ("result_file", 3), ("load_col", "all"), ("load_col", {"item": ["item_id"]}),
-        ("field_separator", None), ("worker", -1), ("eval_step", 1000), ("metric_decimal_place", "six"),
+        ("field_separator", None), ("worker", -1), ("metric_decimal_place", "six"),
     ],
 )  # fmt: skip
 def test_values_out_of_range_are_named(key, value):
