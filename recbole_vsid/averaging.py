@@ -25,9 +25,9 @@ class WeightAverage:
         self.model, self.decay = model, decay
         self.reset()
 
-    def reset(self):
-        """Start anew from the parameters as they are."""
-        self.steps = 0
+    def reset(self, steps=0):
+        """Start from the parameters as they are, as the average after ``steps`` updates."""
+        self.steps = steps
         self._average = [parameter.detach().clone() for parameter in self.model.parameters()]
 
     @torch.no_grad()
@@ -50,13 +50,3 @@ class WeightAverage:
             yield
         finally:
             self._swap()
-
-    def state_dict(self):
-        """The number of updates and the average, as plain values and tensors."""
-        return {"steps": self.steps, "average": self._average}
-
-    def load_state_dict(self, state):
-        """Continue from what :meth:`state_dict` gave."""
-        self.steps = state["steps"]
-        for average, saved in zip(self._average, state["average"]):
-            average.copy_(saved)

@@ -14,12 +14,13 @@ import torch
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
+MOMENTUM = 0.95
 
 
 def orthogonalize(matrices):
     """Near-orthogonal matrices with the singular vectors of ``matrices`` ``[n, rows, columns]``; bf16, same shape.
 
-    Five steps of a quintic Newton–Schulz iteration bring all singular values into about 0.7 to 1.2.
+    Five steps of a quintic Newton–Schulz iteration bring all but tiny singular values into about 0.7 to 1.2.
     """
     a, b, c = NEWTON_SCHULZ
     wide = matrices.size(1) <= matrices.size(2)
@@ -35,9 +36,8 @@ class MuonAdamW(torch.optim.AdamW):
     """AdamW whose parameter groups with ``muon=True`` are stepped by Muon instead.
 
     Args:
-        params: parameter groups; those with ``muon=True`` hold matrices only, and may set ``momentum`` (0.95).
-            Their step has a root mean square of about ``lr`` / sqrt(columns), whatever the gradient's scale: good
-            values of ``lr`` are around 0.02.
+        params: parameter groups; those with ``muon=True`` hold matrices only. Their step has a root mean square of
+            about ``lr`` / sqrt(columns), whatever the gradient's scale: good values of ``lr`` are around 0.02.
         kwargs: of :class:`torch.optim.AdamW`.
     """
 
@@ -55,7 +55,6 @@ class MuonAdamW(torch.optim.AdamW):
         return loss
 
     def _muon_step(self, group):
-        momentum = group.get("momentum", 0.95)
         by_shape = defaultdict(list)
         for parameter in group["params"]:
             if parameter.grad is not None:
@@ -68,8 +67,8 @@ class MuonAdamW(torch.optim.AdamW):
                     state.update(step=torch.zeros(()), momentum_buffer=torch.zeros_like(parameter))
                 state["step"] += 1
             buffers = [state["momentum_buffer"] for state in states]
-            torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-            torch._foreach_lerp_(gradients, buffers, momentum)  # Nesterov
+            torch._foreach_lerp_(buffers, gradients, 1 - MOMENTUM)
+            torch._foreach_lerp_(gradients, buffers, MOMENTUM)  # Nesterov
             steps = orthogonalize(torch.stack(gradients)).to(parameters[0].dtype)
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(

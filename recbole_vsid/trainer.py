@@ -1,7 +1,7 @@
 """Training on RecBole's trainers: both protocols, plain checkpoints, and for our models exact resume.
 
 ``ProtocolTrainerMixin`` goes over any RecBole trainer without changing what it computes.
-``GenerativeTrainer`` adds what this package's models need: learning-rate schedule, AdamW groups, averaged
+``GenerativeTrainer`` adds what this package's models need: learning-rate schedule, parameter groups, averaged
 weights, bf16 autocast, and a ``last`` checkpoint that holds all that an exact continuation needs.
 """
 
@@ -224,7 +224,6 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
         with self.average.applied():
             state = self._checkpoint(epoch)
         state["raw_state_dict"] = self.model.state_dict()
-        state["average"] = self.average.state_dict()
         state["progress"] = {
             "cur_step": self.cur_step,
             "best_valid_score": float(self.best_valid_score),
@@ -234,6 +233,7 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
             "train_seconds": self.train_seconds,
             "trained_examples": self.trained_examples,
         }
+        state["average_steps"] = self.average.steps
         state["optimizer"] = self.optimizer.state_dict()
         state["random"] = random_state()
         save_checkpoint(self.folder / "last.pth", state)
@@ -247,8 +247,9 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
         state = load_checkpoint(resume_file, self.device)
         if state["model"] != self.config["model"] or "progress" not in state:
             raise ValueError(f"{resume_file} is no `last` checkpoint of {self.config['model']}")
+        self.model.load_state_dict(state["state_dict"])
+        self.average.reset(state["average_steps"])
         self.model.load_state_dict(state["raw_state_dict"])
-        self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         progress = state["progress"]
         self.start_epoch = state["epoch"] + 1
