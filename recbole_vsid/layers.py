@@ -39,7 +39,7 @@ def rotate(x, angles):
 def causal_attention(q, k, v):
     """Causal attention of ``q``, ``k``, ``v``, each ``[B, n_heads, length, head_dim]``; the same shape."""
     if q.device.type == "cpu" and torch.is_grad_enabled():
-        # PyTorch's fused kernel for CPUs takes two to three times as long forward and backward in bf16.
+        # In bf16 PyTorch's fused kernel for CPUs takes two to three times as long, forward and backward.
         future = torch.ones(q.size(2), k.size(2), dtype=torch.bool).triu(1)
         return (ATTENTION_SCALE * q @ k.transpose(-1, -2)).masked_fill(future, -torch.inf).softmax(-1).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=ATTENTION_SCALE)
