@@ -144,6 +144,8 @@ class Config(RecBoleConfig):
         super()._load_internal_config_dict(model, model_class, dataset)
         folder = properties_folder()
         self._update_from(folder / "overall.yaml")
+        if hasattr(model_class, "dataset_class"):
+            self._update_from(folder / "semantic_id.yaml")
         self._update_from(folder / "model" / f"{model}.yaml")
         if "tokenizer" in self.internal_config_dict:
             tokenizer = self.external_config_dict.get("tokenizer", self.internal_config_dict["tokenizer"])

@@ -20,11 +20,18 @@ TOKENIZERS = {
     "vlsid": "recbole_vsid.tokenizer.dvae_tokenizer:DVAETokenizer",
     "dvae": "recbole_vsid.tokenizer.dvae_tokenizer:FixedDVAETokenizer",
     "rkmeans": "recbole_vsid.tokenizer.rkmeans:RKMeansTokenizer",
+    "rvq": "recbole_vsid.tokenizer.rvq:RVQTokenizer",
+    "rqvae": "recbole_vsid.tokenizer.rqvae:RQVAETokenizer",
+    "opq": "recbole_vsid.tokenizer.opq:OPQTokenizer",
+    "gaoq": "recbole_vsid.tokenizer.gaoq:GAOQTokenizer",
 }
 
 CONTENT_ENCODERS = {
     "tfidf": "recbole_vsid.data.content:tfidf",
     "cooccurrence": "recbole_vsid.data.content:cooccurrence",
+    "text": "recbole_vsid.data.text:text",
+    "fields": "recbole_vsid.data.fields:fields",
+    "famae": "recbole_vsid.data.fields:famae",
     "file": "recbole_vsid.data.content:from_file",
 }
 

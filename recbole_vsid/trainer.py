@@ -315,6 +315,7 @@ def pack_table(table):
         "provenance": table.provenance,
         "unique": table.unique,
         "prefix_free": table.prefix_free,
+        "suffix": table.suffix,
     }
 
 

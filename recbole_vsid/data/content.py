@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass, field
 from logging import getLogger
 from pathlib import Path
 
@@ -24,6 +25,22 @@ from recbole_vsid.registry import get_content_encoder
 from recbole_vsid.tokenizer.base import unit_rows
 
 WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class ItemContent:
+    """What a content encoder returns.
+
+    Args:
+        matrix: float32 ``[n_items, d]`` in RecBole's order; row 0, the padding item, is ignored.
+        details: plain values that say how it was made, for the provenance of the table.
+        unit_rows: whether rows are brought to unit length before they are joined with other encoders'. If not,
+            one common factor brings their mean squared length to one and leaves their proportions alone.
+    """
+
+    matrix: np.ndarray
+    details: dict = field(default_factory=dict)
+    unit_rows: bool = True
 
 
 def item_content(dataset):

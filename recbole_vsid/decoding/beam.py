@@ -35,8 +35,8 @@ def constrained_beam_search(step, trie, beam_width, k=None):
             item are given up, and the search ends when none is left; the result is the same as without.
 
     Returns:
-        ``(items, scores)``, int64 and float32 ``[B, K]``: best first, of equal scores the smaller id
-        first, empty places item 0 with −inf. K is ``k``, or without it the largest number of items
+        ``(items, scores)``, int64 and float32 ``[B, K]``: best first, of equal scores (items with the same
+        code have the score of that code) the smaller id first, empty places item 0 with −inf. K is ``k``, or without it the largest number of items
         that any user has.
 
     Raises:
@@ -48,7 +48,7 @@ def constrained_beam_search(step, trie, beam_width, k=None):
         raise ValueError(f"k must be at least 1, not {k}")
 
     tokens = parents = nodes = scores = None
-    found_items, found_scores = [], []
+    found_leaves, found_scores = [], []
     while True:
         logits = step(tokens, parents)
         if nodes is None:
@@ -58,11 +58,10 @@ def constrained_beam_search(step, trie, beam_width, k=None):
         log_total = log_normaliser(logits, trie, first=tokens is None)
         tokens, parents, nodes, scores = _best_children(logits, log_total, nodes, scores, trie, beam_width)
 
-        items = trie.item[nodes]
         live = scores > -torch.inf
-        finished = live & (items > 0)
+        finished = live & (trie.item[nodes] > 0)
         live &= ~finished
-        found_items.append(items.masked_fill(~finished, 0))
+        found_leaves.append(nodes.masked_fill(~finished, 0))
         found_scores.append(scores.masked_fill(~finished, -torch.inf))
 
         if k is not None:
@@ -73,7 +72,9 @@ def constrained_beam_search(step, trie, beam_width, k=None):
                 live &= scores >= kth
         width = int(live.sum(1).max()) if len(live) else 0
         if width == 0:
-            return _rank(torch.cat(found_items, dim=1), torch.cat(found_scores, dim=1), k)
+            leaves, scores = torch.cat(found_leaves, dim=1), torch.cat(found_scores, dim=1)
+            items, scores = _members(leaves, scores, trie) if trie.shares_leaves else (trie.item[leaves], scores)
+            return _rank(items, scores, k)
         # Move the live beams to the front; the rest become beams of a leaf, which has no candidates.
         scores, place = scores.masked_fill(~live, -torch.inf).topk(width, dim=1)
         nodes = nodes.gather(1, place).masked_fill(scores == -torch.inf, trie.n_nodes - 1)
@@ -112,6 +113,18 @@ def _best_children(logits, log_total, nodes, scores, trie, beam_width):
     # A user's candidates lie one after another; behind its last one any edge will do, the score is −inf.
     edge = ((counts.cumsum(0) - counts).unsqueeze(1) + column).clamp(max=max(slot.numel() - 1, 0))
     return tokens[edge], slot[edge] % width, children[edge], scores
+
+
+def _members(leaves, scores, trie):
+    """All items of the leaves ``[B, n]`` (0 for none) with their leaf's score, ``[B, most items of a user]``."""
+    items, slot = trie.items_of(leaves.flatten())
+    user = slot // leaves.size(1)
+    counts = torch.bincount(user, minlength=len(leaves))
+    column = torch.arange(slot.numel(), device=slot.device) - (counts.cumsum(0) - counts)[user]
+    all_items = leaves.new_zeros(len(leaves), int(counts.max()))
+    all_scores = scores.new_full(all_items.shape, -torch.inf)
+    all_items[user, column], all_scores[user, column] = items, scores.flatten()[slot]
+    return all_items, all_scores
 
 
 def _rank(items, scores, k):

@@ -37,9 +37,9 @@ def score_catalogue(step, trie):
         tokens, nodes, row = trie.children(nodes)
         log_total = log_normaliser(logits, trie, first=depth == 0)
         scores = (scores - log_total)[:, row] + logits[:, row, tokens].float()
-        items = trie.item[nodes]
-        leaf = items > 0
-        result[:, items[leaf]] = scores[:, leaf]
+        leaf = trie.item[nodes] > 0
+        items, of_leaf = trie.items_of(nodes[leaf])
+        result[:, items] = scores[:, leaf][:, of_leaf]
         nodes, scores = nodes[~leaf], scores[:, ~leaf]
         if nodes.numel():
             logits = step(tokens[~leaf].expand(n_users, -1), row[~leaf].expand(n_users, -1))

@@ -15,7 +15,7 @@ from recbole_vsid.semantic_id.table import PAD
 HEAD_SHARE, MID_SHARE = 0.05, 0.15
 
 
-def diagnose(table, popularity, prefix_errors=None, suffix=True):
+def diagnose(table, popularity, prefix_errors=None):
     """Measure a table.
 
     Args:
@@ -23,8 +23,6 @@ def diagnose(table, popularity, prefix_errors=None, suffix=True):
         popularity: int ``[n_items]``, training events of each row (row 0, the padding item, is ignored).
         prefix_errors: float ``[n_items - 1, T]``, squared error of the reconstruction of the items 1.. from
             each prefix of their *full-length* content code, as ``Tokenizer.prefix_errors`` gives it.
-        suffix: whether every semantic ID ends in a disambiguation token, as ``append_suffix`` makes
-            them; "content" figures leave it out.
 
     Returns:
         A dict of plain JSON values. A mean over no items or no events is None. Popularity groups: ``head``
@@ -33,7 +31,7 @@ def diagnose(table, popularity, prefix_errors=None, suffix=True):
     Raises:
         ValueError: an array does not match the table.
     """
-    n_items = table.n_items - 1
+    n_items, suffix = table.n_items - 1, table.suffix
     if np.shape(popularity) != (table.n_items,):
         raise ValueError(f"popularity must have {table.n_items} entries, one per row, not {np.shape(popularity)}")
     events = np.asarray(popularity, dtype=np.float64)[1:]

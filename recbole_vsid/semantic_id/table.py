@@ -32,6 +32,7 @@ class SemanticIDs:
         provenance: plain values that say how the table was made.
         unique: claim that no two items share a code (checked).
         prefix_free: claim that no code is the beginning of another (checked; implies ``unique``).
+        suffix: whether the last token of every item only tells apart items with the same content code.
 
     Raises:
         ValueError: an invariant does not hold; the message names the first offending item.
@@ -45,6 +46,7 @@ class SemanticIDs:
     provenance: dict = field(default_factory=dict)
     unique: bool = True
     prefix_free: bool = True
+    suffix: bool = False
 
     def __post_init__(self):
         # Copies: freezing must not reach the caller's arrays, nor the caller's later edits the table.
@@ -148,6 +150,7 @@ class SemanticIDs:
             "shared_vocabulary": bool(self.shared_vocabulary),
             "unique": bool(self.unique),
             "prefix_free": bool(self.prefix_free),
+            "suffix": bool(self.suffix),
             "item_tokens": self.item_tokens.tolist(),
             "provenance": self.provenance,
         }

@@ -1,17 +1,23 @@
 """What every tokenizer is given and what it must do.
 
 A tokenizer sees one float vector per item and how often each item occurs in the **training** split,
-never a validation or test event.
+never a validation or test event. It gives *content codes*; what happens to items that share one is the
+policy ``sid_collisions``, see :mod:`recbole_vsid.semantic_id.collisions`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral
+from typing import ClassVar
 
 import numpy as np
 
-from recbole_vsid.semantic_id.collisions import append_suffix
+from recbole_vsid.semantic_id.collisions import POLICIES, resolve_collisions
+
+# Rows of a matrix that are looked at together, so that one that is larger than the memory can stay on disk.
+ROWS_AT_ONCE = 2**16
 
 
 @dataclass(frozen=True)
@@ -19,7 +25,7 @@ class TokenizerInput:
     """Row *i* of every array is RecBole's item *i*; row 0 is the padding item.
 
     Args:
-        embedding: float32 ``[n_items, d]``; row 0 is ignored.
+        embedding: float32 ``[n_items, d]``, possibly a memory-mapped file; row 0 is ignored.
         popularity: int64 ``[n_items]``, number of training events of each item.
         item_tokens: external item ids, ``[n_items]``.
 
@@ -40,14 +46,15 @@ class TokenizerInput:
                 f"{n_items} embeddings, {len(self.popularity)} counts and {len(self.item_tokens)} item ids: they must "
                 "be as many"
             )
-        finite = np.isfinite(self.embedding[1:]).all(1)
+        chunks = [self.embedding[start : start + ROWS_AT_ONCE] for start in range(1, n_items, ROWS_AT_ONCE)]
+        finite = np.concatenate([np.isfinite(chunk).all(1) for chunk in chunks])
         if not finite.all():
             row = int(np.flatnonzero(~finite)[0]) + 1
             raise ValueError(
                 f"the content of item {str(self.item_tokens[row])!r} holds NaN or infinite values "
                 f"({int((~finite).sum())} of {n_items - 1} items); mend the content file or change `content`"
             )
-        if n_items > 2 and (self.embedding[1:] == self.embedding[1]).all():
+        if n_items > 2 and all((chunk == self.embedding[1]).all() for chunk in chunks):
             raise ValueError(
                 f"all {n_items - 1} items have the same content vector, so no tokenizer can tell them apart; "
                 "change `content`, or load informative item columns"
@@ -56,10 +63,29 @@ class TokenizerInput:
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """Base of the settings of a tokenizer; a subclass checks its values in ``__post_init__``.
+    """Base of the settings of a tokenizer; a subclass checks its own values in ``__post_init__``.
 
     A field ``x`` is the configuration key ``sid_x``, see :meth:`from_config`.
+
+    Args:
+        collisions: what happens to items with the same content code, one of the class's ``policies``.
+        suffix_size: disambiguation tokens of policy ``suffix``: as many as needed ("auto"), or a fixed number,
+            which leaves room for items that are added later.
+
+    Attributes:
+        policies: the policies that suit the codes of this tokenizer.
     """
+
+    policies: ClassVar[tuple] = POLICIES
+
+    collisions: str = "suffix"
+    suffix_size: int | str = "auto"
+
+    def __post_init__(self):
+        self.require("collisions", self.collisions in self.policies, " or ".join(self.policies))
+        size = self.suffix_size
+        whole = isinstance(size, Integral) and not isinstance(size, bool) and size >= 1
+        self.require("suffix_size", whole or size == "auto", "auto or a whole number of at least 1")
 
     @classmethod
     def keys(cls):
@@ -150,20 +176,48 @@ class Tokenizer(ABC):
     def vocab_sizes(self):
         """Codewords per position, T entries."""
 
+    def content_codes(self, data: TokenizerInput):
+        """Content codes of the items of ``data``, as :meth:`assign` gives them for its rows 1...
+
+        A tokenizer overrides it if the items of ``fit`` have codes that depend on each other.
+        """
+        return self.assign(data.embedding[1:])
+
+    def code_distances(self, embedding, codes, level):
+        """How far each item is from every codeword of a level, for the policies that move items.
+
+        Args:
+            embedding: float32 ``[n, d]``.
+            codes: int32 ``[n, T]``; the columns before ``level`` say where an item stands.
+            level: 0..T-1.
+
+        Returns:
+            float32 ``[n, V_level]``, smaller is nearer; the smallest stands at the code that :meth:`assign` gives.
+        """
+        raise NotImplementedError(f"tokenizer {self.name!r} cannot say how far an item is from other codewords")
+
     def encode(self, data: TokenizerInput, provenance=None):
-        """The final table of all items of ``data``, collisions resolved; see :func:`append_suffix`."""
-        content, content_lengths = self.assign(data.embedding[1:])
+        """The final table of all items of ``data``; see :func:`~recbole_vsid.semantic_id.collisions.resolve_collisions`.
+
+        Raises:
+            ValueError: the collisions exceed what the policy can resolve.
+        """
+        content, content_lengths = self.content_codes(data)
         codes = np.full((len(data.embedding), content.shape[1]), -1, dtype=np.int32)
         lengths = np.zeros(len(codes), dtype=np.int32)
         codes[1:], lengths[1:] = content, content_lengths
-        return append_suffix(
+        origin = {"tokenizer": self.name, "settings": asdict(self.settings), "seed": self.seed, **(provenance or {})}
+        return resolve_collisions(
+            self.settings.collisions,
             codes,
             lengths,
             self.vocab_sizes,
             self.shared_vocabulary,
             data.popularity,
             data.item_tokens,
-            {"tokenizer": self.name, "settings": asdict(self.settings), "seed": self.seed, **(provenance or {})},
+            origin,
+            distances=lambda rows, prefix, level: self.code_distances(data.embedding[rows], prefix, level),
+            suffix_size=self.settings.suffix_size,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from recbole_vsid.tokenizer.base import TokenizerSettings
 from recbole_vsid.tokenizer.defaults import require_choice, require_integer, require_real
@@ -17,6 +18,8 @@ class FixedDVAESettings(TokenizerSettings):
     Raises:
         ValueError: a value is outside its range.
     """
+
+    policies: ClassVar[tuple] = ("suffix", "none")
 
     vocab_size: int | str = "auto"
     max_length: int = 4
@@ -41,6 +44,7 @@ class FixedDVAESettings(TokenizerSettings):
     on_collapse: str = "error"
 
     def __post_init__(self):
+        super().__post_init__()
         require_integer(self, "vocab_size", 2, auto=True)
         require_integer(self, "max_length", 1)
         require_integer(self, "hidden_size", HEAD_DIM)
@@ -71,6 +75,8 @@ class DVAESettings(FixedDVAESettings):
     Raises:
         ValueError: a value is outside its range.
     """
+
+    policies: ClassVar[tuple] = ("suffix",)  # without it a short code would begin longer ones
 
     length_cost: float = 7.0
     smoothing: float = 0.1

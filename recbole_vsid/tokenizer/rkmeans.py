@@ -36,6 +36,7 @@ class RKMeansSettings(TokenizerSettings):
     popularity_weighted: bool = False
 
     def __post_init__(self):
+        super().__post_init__()
         require_integer(self, "vocab_size", 2, auto=True)
         require_integer(self, "n_levels", 1)
         require_integer(self, "max_iterations", 1)

@@ -87,7 +87,7 @@ def test_bad_subsets_are_refused(items, message):
     "codes, message",
     [
         ([(1, 2), (0, 1), (1,)], "item 'item-3', .* begins the code of item 'item-1'"),
-        ([(1, 2), (0, 1), (1, 2)], "item 'item-1', .* begins the code of item 'item-3'"),
+        ([(1, 2), (1,), (0, 1), (1,)], "item 'item-4', .* begins the code of item 'item-1'"),
     ],
 )
 def test_a_table_with_prefixes_is_refused(codes, message):

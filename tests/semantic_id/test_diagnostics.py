@@ -89,13 +89,11 @@ def test_own_vocabulary_per_position():
 def test_table_without_suffix():
     codes = [[-1, -1], [0, 1], [1, 0], [1, 1]]
     table = SemanticIDs(codes, [0, 2, 2, 2], (2, 4), False, names(4))
-    result = diagnose(table, [0, 3, 2, 1], suffix=False)
+    result = diagnose(table, [0, 3, 2, 1])
     assert result["vocab_sizes"] == [2, 4]
     assert result["length"]["with_suffix"] is None and result["length"]["content"]["items"] == 2
     assert result["collisions"]["shared"]["items"] == 0
     assert result["positions"][1]["usage"] == 0.5
-    with pytest.raises(ValueError, match="'i1' has one token"):
-        diagnose(SemanticIDs([[-1], [0], [1]], [0, 1, 1], (2,), False, names(3)), [0, 1, 1])
 
 
 def test_arrays_of_the_wrong_size_are_refused(table):
