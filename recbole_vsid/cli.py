@@ -1,4 +1,4 @@
-"""The command line: ``run_recbole_vsid.py --model=… --dataset=… [--key=value …]``."""
+"""The command line: ``run_recbole_vsid.py [train|tokenize] --dataset=… [--key=value …]``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import sys
 import warnings
 
 HELP = """\
-usage: run_recbole_vsid.py [--model=NAME] [--dataset=NAME] [--config_files="A.yaml B.yaml"] [--key=value ...]
+usage: run_recbole_vsid.py [train] [--model=NAME] [--dataset=NAME] [--config_files="A.yaml B.yaml"] [--key=value ...]
+       run_recbole_vsid.py tokenize [--tokenizer=NAME | --compare=A,B,...] [--dataset=NAME] [--key=value ...]
 
-Trains a recommender, selects it on validation, tests it under one protocol, prints metrics, protocol and cost, and
-writes them as JSON. Without arguments: --model=VLSID --dataset=ml-100k, which needs no download.
+train (the default) trains a recommender, selects it on validation, tests it under one protocol, prints metrics,
+protocol and cost, and writes them as JSON. Without arguments: --model=VLSID --dataset=ml-100k, which needs no download.
+tokenize makes semantic IDs without training a recommender, prints what they look like and writes the table.
 
   --model=NAME          VLSID, or any sequential or general model of RecBole (SASRec, GRU4Rec, BERT4Rec, BPR, Pop ...)
   --dataset=NAME        a folder below --data_path with NAME.inter (and NAME.item) in RecBole's atomic format
@@ -18,25 +20,36 @@ writes them as JSON. Without arguments: --model=VLSID --dataset=ml-100k, which n
   --key=value           any setting, the value in YAML: --topk=[5,10] --epochs=30 --enable_amp=false
 
 Often used:
-  --tokenizer=NAME      vlsid (variable length), dvae (the same with a fixed length), rkmeans
-  --content=[A,B]       what the tokenizer sees of an item: tfidf, cooccurrence, file (with --content_file=X.npy)
-  --sid_length_cost=X   price of a token: higher gives shorter semantic IDs
+  --tokenizer=NAME      vlsid (variable length), dvae (the same with a fixed length), rkmeans, rvq, rqvae, opq, gaoq
+  --content=[A,B]       what the tokenizer sees of an item: tfidf, cooccurrence, text, fields, famae, file
+  --sid_collisions=X    items with the same code: suffix (one more token), nearest, sinkhorn, none
+  --sid_file=PATH       a table made elsewhere (.safetensors, .json, .npy, .pt with --sid_file_ids) instead of a tokenizer
+  --cache_dir=FOLDER    where fitted tokenizers and slow item content are kept; --cache_dir=~ keeps none
   --beam_width=N        beams of the search; at least the largest topk
   --mask_history=true   let the protocol without consumed items select the model (both are always reported)
   --seed=N  --epochs=N  --num_threads=N  --show_progress=false  --result_file=PATH
   --resume=true         continue an interrupted run of the same configuration
 
-All settings with their defaults: properties/overall.yaml, properties/model/, properties/tokenizer/,
-properties/dataset/. RecBole's own: recbole.io/docs/user_guide/config_settings.html
+Of tokenize only:
+  --table_file=PATH     where the table goes; .safetensors (default), .json, .npy or .pt
+  --compare=A,B,...     several tokenizers, each in its own process, side by side
+
+All settings with their defaults: properties/overall.yaml, properties/semantic_id.yaml, properties/model/,
+properties/tokenizer/, properties/dataset/. RecBole's own: recbole.io/docs/user_guide/config_settings.html
 
 Examples:
   python run_recbole_vsid.py --model=VLSID
   python run_recbole_vsid.py --model=SASRec --dataset=ml-100k
   python run_recbole_vsid.py --model=VLSID --data_path=dataset --dataset=amazon-beauty --tokenizer=rkmeans
+  python run_recbole_vsid.py tokenize --compare=rkmeans,rqvae,vlsid,gaoq
 """
 
+VERBS = ("train", "tokenize")
+
+
 NAMES = ("model", "dataset", "config_files", "data_path", "checkpoint_dir", "result_file", "content_file",
-         "content_ids", "user_inter_num_interval", "item_inter_num_interval")  # fmt: skip
+         "content_ids", "sid_file", "sid_file_ids", "table_file", "text_model", "text_template", "compare",
+         "user_inter_num_interval", "item_inter_num_interval")  # fmt: skip
 
 
 def parse(arguments):
@@ -81,18 +94,48 @@ def main(arguments=None):
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
     debug = False
     try:
+        verb = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "train"
+        if verb not in VERBS:
+            raise ValueError(f"unknown verb {verb!r}; known: {', '.join(VERBS)}, and settings look like --key=value")
         settings = parse(arguments)
         debug = str(settings.get("state", "")).lower() == "debug"
         files = settings.pop("config_files", "").split()
-        settings.setdefault("model", "VLSID")
         settings.setdefault("dataset", "ml-100k")
-        from recbole_vsid.quick_start import run
-
-        run(settings["model"], settings["dataset"], files, settings)
+        return _train(files, settings) if verb == "train" else _tokenize(files, settings)
     except (ValueError, OSError, ImportError, NotImplementedError) as error:
         if debug:
             raise
         message = " ".join(str(error).split())  # YAML's errors are drawings over several lines
         print(f"error: {message}\n(--state=debug shows where, --help shows how)", file=sys.stderr)
         return 2
+
+
+def _train(files, settings):
+    from recbole_vsid.quick_start import run
+
+    settings.setdefault("model", "VLSID")
+    run(settings["model"], settings["dataset"], files, settings)
     return 0
+
+
+def _tokenize(files, settings):
+    from recbole_vsid.semantic_id.report import print_comparison_of_tables, print_diagnostics
+    from recbole_vsid.tokenization import compare, tokenize
+
+    table_file, names = settings.pop("table_file", None), settings.pop("compare", None)
+    if "model" in settings:
+        raise ValueError(f"tokenize trains no model; leave out --model={settings['model']}")
+    if names is None:
+        result = tokenize(settings["dataset"], files, settings, table_file)
+        print_diagnostics(result)
+        print(f"Semantic IDs: {result['file']}")
+        return 0
+    if table_file or "tokenizer" in settings:
+        raise ValueError("--compare goes without --tokenizer and --table_file: it writes one table per tokenizer")
+    reports = compare([name.strip() for name in names.split(",") if name.strip()], settings["dataset"], files, settings)
+    failed = {name: report for name, report in reports.items() if isinstance(report, str)}
+    if len(failed) < len(reports):
+        print_comparison_of_tables({name: report for name, report in reports.items() if name not in failed})
+    for name, message in failed.items():
+        print(f"error: tokenizer {name}: {' '.join(message.split())}", file=sys.stderr)
+    return 1 if failed else 0

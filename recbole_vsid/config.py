@@ -35,8 +35,8 @@ NUMBER = r"\s*[-+]?(inf|\d+(\.\d*)?(e[-+]?\d+)?)\s*"
 INTERVALS = re.compile(rf"\s*[\[(]{NUMBER},{NUMBER}[\])]\s*(;\s*[\[(]{NUMBER},{NUMBER}[\])]\s*)*")
 
 # Settings that change where or how a run happens, not what it computes.
-VOLATILE_KEYS = ["device", "gpu_id", "use_gpu", "state", "show_progress", "checkpoint_dir", "data_path", "result_file",
-                 "resume", "log_wandb", "wandb_project", "local_rank", "single_spec",
+VOLATILE_KEYS = ["device", "gpu_id", "use_gpu", "state", "show_progress", "checkpoint_dir", "cache_dir", "data_path",
+                 "result_file", "resume", "log_wandb", "wandb_project", "local_rank", "single_spec",
                  "num_threads"]  # fmt: skip
 
 # A value must be of its default's kind: (kind of the default, kinds allowed, their name).
@@ -210,7 +210,7 @@ class Config(RecBoleConfig):
 
     def _check_kind(self, key, value):
         default = self.internal_config_dict.get(key)
-        if key == "gpu_id" or default == "auto":
+        if key == "gpu_id" or default == "auto" or (key == "cache_dir" and value is None):
             return
         allowed, name = next((rest for kind, *rest in KINDS if isinstance(default, kind)), (object, ""))
         if isinstance(default, int) and not isinstance(default, bool) and self.model in MODELS:
@@ -241,7 +241,7 @@ class Config(RecBoleConfig):
         require("ema_decay", decay is None or 0 <= decay < 1, "in [0, 1)")
         for key in ("mask_history", "resume", "detect_anomaly", "enable_amp", "show_progress"):
             require(key, isinstance(self[key], bool), "true or false")
-        for key in ("result_file", "content_file", "content_ids"):
+        for key in ("result_file", "content_file", "content_ids", "sid_file", "sid_file_ids", "cache_dir"):
             require(key, isinstance(self[key], (str, type(None))), "a path")
         learners = (*LEARNERS, "muon") if self.is_generative else LEARNERS
         require("learner", self["learner"] is None or self["learner"].lower() in learners, f"one of {learners}")

@@ -32,7 +32,13 @@ CONTENT_ENCODERS = {
     "text": "recbole_vsid.data.text:text",
     "fields": "recbole_vsid.data.fields:fields",
     "famae": "recbole_vsid.data.fields:famae",
-    "file": "recbole_vsid.data.content:from_file",
+    "file": "recbole_vsid.data.content_file:from_file",
+}
+
+# Encoders that take minutes → what their result depends on, so that it can be kept in the cache.
+CONTENT_IDENTITIES = {
+    "text": "recbole_vsid.data.text:text_identity",
+    "famae": "recbole_vsid.data.fields:famae_identity",
 }
 
 # RecBole's models that fail on SciPy 1.13 or later unless their adjacency matrix is built differently.
@@ -118,3 +124,8 @@ def get_content_encoder(name):
     if not isinstance(name, str) or name not in CONTENT_ENCODERS:
         raise unknown("content encoder", name, list(CONTENT_ENCODERS))
     return _load(CONTENT_ENCODERS[name])
+
+
+def get_content_identity(name):
+    """The function that says what the slow encoder ``name`` depends on; None for a fast one."""
+    return _load(CONTENT_IDENTITIES[name]) if name in CONTENT_IDENTITIES else None

@@ -31,7 +31,7 @@ PLAIN = (str, int, float, bool, type(None), torch.Tensor)
 
 def run_folder(config):
     """Where a run keeps its files: one folder per model, dataset, seed, configuration and place of the data."""
-    places = [os.path.abspath(config[key]) for key in ("data_path", "content_file") if config[key]]
+    places = [os.path.abspath(config[key]) for key in ("data_path", "content_file", "sid_file") if config[key]]
     identity = content_hash(config.hash(), places)[:10]  # two data sets of one name must not share a folder
     name = f"{config['model']}-{config['dataset']}-seed{config['seed']}-{identity}"
     return Path(config["checkpoint_dir"]) / name
@@ -306,17 +306,8 @@ def pack_table(table):
     """A :class:`SemanticIDs` as tensors and plain values for a checkpoint, or None."""
     if table is None:
         return None
-    return {
-        "codes": torch.from_numpy(table.codes.copy()),
-        "lengths": torch.from_numpy(table.lengths.copy()),
-        "vocab_sizes": list(table.vocab_sizes),
-        "shared_vocabulary": table.shared_vocabulary,
-        "item_tokens": table.item_tokens.tolist(),
-        "provenance": table.provenance,
-        "unique": table.unique,
-        "prefix_free": table.prefix_free,
-        "suffix": table.suffix,
-    }
+    tensors = {name: torch.from_numpy(getattr(table, name).copy()) for name in ("codes", "lengths")}
+    return {**tensors, **table.plain()}
 
 
 def unpack_table(packed):

@@ -135,32 +135,32 @@ def test_configuration_files_that_cannot_be_used(tmp_path):
 
 
 def test_precedence(tmp_path, monkeypatch):
-    """overall < model < tokenizer < dataset < the user's files in order < the user's dictionary."""
+    """overall < semantic_id < model < tokenizer < dataset < the user's files in order < the user's dictionary."""
     folder = tmp_path / "properties"
     own = properties_folder()
     for kind in ("model", "tokenizer", "dataset"):
         (folder / kind).mkdir(parents=True)
-    layers = ["overall.yaml", "model/VLSID.yaml", "tokenizer/rkmeans.yaml", "dataset/toy.yaml"]
+    layers = ["overall.yaml", "semantic_id.yaml", "model/VLSID.yaml", "tokenizer/rkmeans.yaml", "dataset/toy.yaml"]
     for target in layers:
         (folder / target).write_text((own / target).read_text() if (own / target).is_file() else "")
     monkeypatch.setattr(recbole_vsid.config, "properties_folder", lambda: folder)
     first, second = (
-        write_yaml(tmp_path / "first.yaml", content_dim=105),
-        write_yaml(tmp_path / "2.yaml", content_dim=106),
+        write_yaml(tmp_path / "first.yaml", content_dim=115),
+        write_yaml(tmp_path / "2.yaml", content_dim=116),
     )
 
     def value(files=(), **settings):
         return Config("VLSID", "toy", list(files), {"tokenizer": "rkmeans", **settings})["content_dim"]
 
-    model_file = folder / layers[1]
-    model_file.write_text(model_file.read_text().replace("content_dim", "content_dimm"))  # its own must not interfere
+    own_file = folder / "semantic_id.yaml"
+    own_file.write_text(own_file.read_text().replace("content_dim", "content_dimm"))  # its own must not interfere
     for expected, target in enumerate(layers, start=101):
         with open(folder / target, "a") as file:
             file.write(f"\ncontent_dim: {expected}\n")
         assert value() == expected
-    assert value([first]) == 105
-    assert value([first, second]) == 106 and value([second, first]) == 105
-    assert value([first, second], content_dim=107) == 107
+    assert value([first]) == 115
+    assert value([first, second]) == 116 and value([second, first]) == 115
+    assert value([first, second], content_dim=117) == 117
 
 
 def test_the_tokenizer_named_in_a_file_brings_its_own_defaults(tmp_path):

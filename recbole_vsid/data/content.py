@@ -1,27 +1,27 @@
 """Item content encoders: what is known of an item → one float vector.
 
-``tfidf`` reads the text and categorical columns of the ``.item`` file, ``cooccurrence`` the training
-sequences, ``file`` a matrix made elsewhere. ``content: [tfidf, cooccurrence]`` concatenates several,
-each L2-normalised and multiplied with its weight.
+Here: how several are joined (``content: [tfidf, cooccurrence]`` concatenates them, each brought to unit
+length and multiplied with its weight), ``tfidf`` over the text and categorical columns of the ``.item``
+file, and ``cooccurrence`` over the training sequences. ``text`` is in text.py, ``fields`` and ``famae``
+in fields.py, ``file`` in content_file.py.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from logging import getLogger
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import torch
 from recbole.utils import FeatureSource, FeatureType
-from safetensors import SafetensorError, safe_open
 from scipy.sparse import coo_matrix, diags
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from recbole_vsid.registry import get_content_encoder
+from recbole_vsid.cache import cached
+from recbole_vsid.registry import get_content_encoder, get_content_identity
+from recbole_vsid.storage import content_hash
 from recbole_vsid.tokenizer.base import unit_rows
 
 WORD = re.compile(r"\w+")
@@ -61,21 +61,57 @@ def item_content(dataset):
     one_each = isinstance(weights, (list, tuple)) and len(weights) == len(names) > 0
     if not one_each or not all(type(weight) in (int, float) and 0 < weight < np.inf for weight in weights):
         raise ValueError(f"content_weights={weights!r} must be one positive number for each of content={names!r}")
-    encoders = [get_content_encoder(name) for name in names]
-    blocks = []
-    for encode, weight in zip(encoders, weights):
-        block = encode(dataset).astype(np.float32)
-        block[0] = 0
-        if np.isfinite(block).all():  # else TokenizerInput names the item; a norm would spread its NaN
-            block = unit_rows(block) * np.float32(weight)
+    for name in names:
+        get_content_encoder(name)  # a mistyped name is told before the others' work
+    blocks, provenance = [], []
+    for name, weight in zip(names, weights):
+        content, seconds = _encode(name, dataset)
+        block = _scaled(content) * np.float32(weight)
         blocks.append(block)
-    provenance = [
-        {"encoder": name, "weight": weight, "dimensions": block.shape[1]}
-        for name, weight, block in zip(names, weights, blocks)
-    ]
-    matrix = np.concatenate(blocks, axis=1)
+        present = (block[1:] != 0).any(1)
+        provenance.append(
+            {
+                "encoder": name,
+                "weight": weight,
+                "dimensions": block.shape[1],
+                "items_without": int((~present).sum()),
+                "matrix_hash": content_hash(content.matrix),
+                "seconds": seconds,
+                **content.details,
+            }
+        )
+    matrix = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
     _require_content(dataset, (matrix[1:] != 0).any(1))
     return matrix, provenance
+
+
+def _encode(name, dataset):
+    """The :class:`ItemContent` of one encoder, from the cache where that pays, and the seconds it took to make."""
+    encode, identity = get_content_encoder(name), get_content_identity(name)
+
+    def build():
+        content = encode(dataset)
+        return {"matrix": torch.from_numpy(content.matrix)}, {
+            "details": content.details,
+            "unit_rows": content.unit_rows,
+        }
+
+    key = identity(dataset) if identity else None
+    tensors, values, hit = cached(dataset.config["cache_dir"] if identity else None, name, key, build)
+    if hit:
+        getLogger().info(f"Content {name} from the cache ({values['seconds']:.0f} s saved)")
+    return ItemContent(tensors["matrix"].numpy(), values["details"], values["unit_rows"]), values["seconds"]
+
+
+def _scaled(content):
+    block = np.array(content.matrix, dtype=np.float32)
+    block[0] = 0
+    if not np.isfinite(block).all():  # TokenizerInput will name the item; a norm would spread its NaN
+        return block
+    if content.unit_rows:
+        return unit_rows(block)
+    mean_square = np.square(block[1:], dtype=np.float64).sum(1).mean()
+    return block / np.float32(max(mean_square, 1e-24) ** 0.5)
 
 
 def _require_content(dataset, present):
@@ -144,7 +180,7 @@ def tfidf(dataset):
     except ValueError as error:  # sklearn: no term occurs twice
         raise ValueError(f"content=tfidf: no two items share a word in the columns {fields}: {error}") from error
     reduced = _svd(weights, dataset, f"tfidf over {fields}")
-    return np.concatenate([np.zeros_like(reduced[:1]), reduced])
+    return ItemContent(np.concatenate([np.zeros_like(reduced[:1]), reduced]), {"columns": fields})
 
 
 def cooccurrence(dataset):
@@ -169,94 +205,4 @@ def cooccurrence(dataset):
     reduced = _svd(ppmi, dataset, f"cooccurrence within {reach} events")
     # U·S weighs the first directions by S², too much for nearest neighbours; U·sqrt(S) is the usual choice.
     scale = np.sqrt(np.maximum(np.linalg.norm(reduced, axis=0), 1e-12))
-    return np.asarray(reduced @ diags(1 / scale))
-
-
-def from_file(dataset):
-    """A matrix made elsewhere: ``content_file``, a ``.npy`` or ``.safetensors`` keyed by item token.
-
-    ``.npy`` ``[n, d]``: row *i* belongs to line *i* of ``content_ids`` (a text file, one item id per line) or, without
-    it, to data row *i* of the dataset's ``.item`` file. ``.safetensors``: a tensor ``embedding`` with
-    the JSON list ``item_tokens`` in its metadata, or one tensor per item token.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: rows and ids are not as many, ids repeat, items have no row (named).
-    """
-    path = _find(dataset, "content_file")
-    if path.suffix == ".npy":
-        try:
-            matrix = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"content_file {path} is not a .npy file of numbers: {error}") from error
-        ids = _ids_of_rows(dataset)
-    elif path.suffix == ".safetensors":
-        matrix, ids = _read_safetensors(path)
-    else:
-        raise ValueError(f"content_file={str(path)!r} must end in .npy or .safetensors")
-    if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "fiub":
-        raise ValueError(f"content_file {path} is not a .npy file of numbers")
-    if matrix.ndim != 2 or len(matrix) != len(ids):
-        raise ValueError(f"content_file {path} has shape {matrix.shape}, which does not match {len(ids)} item ids")
-    index = pd.Index(ids)
-    if index.has_duplicates:
-        raise ValueError(f"content_file {path}: item id {index[index.duplicated()][0]!r} occurs more than once")
-    wanted = [str(token) for token in dataset.field2id_token[dataset.iid_field][1:]]
-    rows = index.get_indexer(wanted)
-    if (rows < 0).any():
-        missing = [wanted[i] for i in np.flatnonzero(rows < 0)]
-        raise ValueError(
-            f"content_file {path} has no row for {len(missing)} of {len(wanted)} items, among them {missing[:5]}"
-        )
-    values = np.zeros((dataset.item_num, matrix.shape[1]), dtype=np.float32)
-    values[1:] = matrix[rows]
-    return values
-
-
-def _find(dataset, key):
-    given = dataset.config[key]
-    if not given:
-        raise ValueError(f"content=file needs {key}=<path>")
-    for path in (Path(given), Path(dataset.dataset_path) / given):
-        if path.is_file():
-            return path
-    raise FileNotFoundError(f"{key}={given!r}: no such file here or in {dataset.dataset_path}")
-
-
-def _ids_of_rows(dataset):
-    if dataset.config["content_ids"]:
-        return _find(dataset, "content_ids").read_text(encoding="utf-8").splitlines()
-    path = Path(dataset.dataset_path) / f"{dataset.dataset_name}.item"
-    if not path.is_file():
-        raise FileNotFoundError(f"content_file: {path} is not there to say which row is which item; set content_ids")
-    separator = dataset.config["field_separator"]
-    with open(path, encoding=dataset.config["encoding"] or "utf-8") as file:
-        header = file.readline().rstrip("\n").split(separator)
-    column = [name.split(":")[0] for name in header].index(dataset.iid_field)
-    frame = pd.read_csv(path, delimiter=separator, usecols=[column], dtype=str, engine="python", keep_default_na=False)
-    return frame.iloc[:, 0].tolist()
-
-
-def _read_safetensors(path):
-    try:
-        with safe_open(path, framework="pt") as file:  # NumPy has no bfloat16
-            names = list(file.keys())
-            if "embedding" in names:
-                ids = _parse_ids((file.metadata() or {}).get("item_tokens", "null"))
-                if ids is None:
-                    raise ValueError(f"content_file {path}: its metadata has no JSON list item_tokens")
-                return file.get_tensor("embedding").float().numpy(), ids
-            rows = [file.get_tensor(name).float().numpy().reshape(-1) for name in names]
-    except SafetensorError as error:
-        raise ValueError(f"content_file {path} is not a safetensors file: {error}") from error
-    if not rows or len({len(row) for row in rows}) > 1:
-        raise ValueError(f"content_file {path}: its tensors are not all of the same length")
-    return np.stack(rows), names
-
-
-def _parse_ids(text):
-    try:
-        ids = json.loads(text)
-    except json.JSONDecodeError:
-        return None
-    return [str(token) for token in ids] if isinstance(ids, list) else None
+    return ItemContent(np.asarray(reduced @ diags(1 / scale)), {"window": reach})

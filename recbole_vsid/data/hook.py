@@ -1,21 +1,30 @@
-"""The preprocessing hook: item content → tokenizer fitted on the training split → ``SemanticIDs``."""
+"""The preprocessing hook: item content → tokenizer fitted on the training split → ``SemanticIDs``.
+
+A fitted tokenizer is kept in the cache with its table and diagnostics, so a second run of the same
+configuration goes straight to training. ``sid_file`` takes a table made elsewhere instead.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
+from dataclasses import asdict
 from logging import getLogger
 
 import numpy as np
+import torch
 
+from recbole_vsid.cache import cached
 from recbole_vsid.data.content import item_content
 from recbole_vsid.registry import get_tokenizer
 from recbole_vsid.semantic_id.diagnostics import diagnose
+from recbole_vsid.semantic_id.table import SemanticIDs
 from recbole_vsid.storage import content_hash
 from recbole_vsid.tokenizer.base import TokenizerInput
 
 
 def fit_semantic_ids(dataset):
-    """Fit the configured tokenizer on ``dataset`` (after its split) and encode the whole catalogue.
+    """The table of the whole catalogue of ``dataset`` (after its split), as its configuration asks for it.
 
     Args:
         dataset: :class:`~recbole_vsid.data.dataset.SemanticIDDataset` with its ``training`` log.
@@ -24,36 +33,91 @@ def fit_semantic_ids(dataset):
         (SemanticIDs, dict): the table, and plain values that describe it (diagnostics, seconds).
 
     Raises:
-        ValueError: unusable content or settings, or a collapsed code.
+        ValueError: unusable content or settings, a collapsed code, or a table that does not fit the dataset.
     """
+    if dataset.config["sid_file"]:
+        return imported_table(dataset)
+    return fit_tokenizer(dataset)[1:]
+
+
+def fit_tokenizer(dataset):
+    """The fitted tokenizer, its table and the description of that; otherwise as :func:`fit_semantic_ids`."""
     config = dataset.config
     embedding, provenance = item_content(dataset)
-    data = TokenizerInput(
-        embedding=embedding,
-        popularity=dataset.popularity(),
-        item_tokens=np.asarray(dataset.field2id_token[dataset.iid_field], dtype=str),
-    )
+    content_seconds = round(sum(block.pop("seconds") for block in provenance), 2)
+    data = TokenizerInput(embedding, dataset.popularity(), item_tokens(dataset))
+    tokenizer = new_tokenizer(config)
+    origin = {
+        "dataset": dataset.dataset_name,
+        "data_fingerprint": dataset.fingerprint(),
+        "content": provenance,
+        "content_hash": content_hash(embedding),
+    }
+
+    def build():
+        n_events, n_items = int(data.popularity.sum()), len(embedding) - 1
+        getLogger().info(f"Fitting tokenizer {tokenizer.name} on {n_events:,} training events of {n_items:,} items")
+        started = time.perf_counter()
+        tokenizer.fit(data)
+        cost = {"fit_seconds": round(time.perf_counter() - started, 2), "content_seconds": content_seconds}
+        cost["peak_memory_mb"] = peak_memory()
+        table = tokenizer.encode(data, origin)
+        errors = tokenizer.prefix_errors(embedding[1:], tokenizer.assign_full(embedding[1:]))
+        report = diagnose(table, data.popularity, errors)
+        tensors = {f"tokenizer.{name}": tensor for name, tensor in tokenizer.state_dict().items()}
+        tensors |= {"codes": torch.from_numpy(table.codes.copy()), "lengths": torch.from_numpy(table.lengths.copy())}
+        return tensors, {"table": table.plain(), "report": {"tokenizer": tokenizer.name, **cost, **report}}
+
+    key = {
+        "tokenizer": tokenizer.name,
+        "settings": asdict(tokenizer.settings),
+        "seed": config["seed"],
+        "device": torch.device(config["device"]).type,
+        "origin": origin,
+        "items": content_hash(data.item_tokens),
+        "training": content_hash(dataset.training.items, dataset.training.offsets),
+    }
+    tensors, values, hit = cached(config["cache_dir"], tokenizer.name, key, build)
+    if hit:
+        getLogger().info(f"Tokenizer {tokenizer.name} from the cache ({values['seconds']:.0f} s saved)")
+        tokenizer.load_state_dict(
+            {name[10:]: value for name, value in tensors.items() if name.startswith("tokenizer.")}
+        )
+    table = SemanticIDs(tensors["codes"].numpy(), tensors["lengths"].numpy(), **values["table"])
+    return tokenizer, table, values["report"]
+
+
+def imported_table(dataset):
+    """The table of ``sid_file`` and its description; as :func:`fit_semantic_ids`."""
+    from recbole_vsid.semantic_id.exchange import read_table
+
+    config = dataset.config
+    table = read_table(config["sid_file"], item_tokens(dataset), config["sid_file_ids"])
+    report = diagnose(table, dataset.popularity(), sequences=dataset.training, seed=config["seed"])
+    getLogger().info(f"Semantic IDs of {table.n_items - 1:,} items from {config['sid_file']}")
+    return table, {"tokenizer": "file", "fit_seconds": 0.0, "content_seconds": 0.0, **report}
+
+
+def new_tokenizer(config):
+    """The configured tokenizer, not fitted."""
     tokenizer_class = get_tokenizer(config["tokenizer"])
-    tokenizer = tokenizer_class(
+    return tokenizer_class(
         tokenizer_class.Settings.from_config(config),
         seed=config["seed"],
         device=str(config["device"]),
         show_progress=config["show_progress"],
     )
-    n_events, n_items = int(data.popularity.sum()), len(embedding) - 1
-    getLogger().info(f"Fitting tokenizer {tokenizer.name} on {n_events:,} training events of {n_items:,} items")
-    started = time.perf_counter()
-    tokenizer.fit(data)
-    seconds = time.perf_counter() - started
-    table = tokenizer.encode(
-        data,
-        {
-            "dataset": dataset.dataset_name,
-            "data_fingerprint": dataset.fingerprint(),
-            "content": provenance,
-            "content_hash": content_hash(embedding),
-        },
-    )
-    full_codes = tokenizer.assign_full(embedding[1:])
-    report = diagnose(table, data.popularity, tokenizer.prefix_errors(embedding[1:], full_codes))
-    return table, {"tokenizer": tokenizer.name, "fit_seconds": round(seconds, 2), **report}
+
+
+def peak_memory():
+    """Largest resident memory of this process so far in MB; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3))
+
+
+def item_tokens(dataset):
+    """External item ids in RecBole's order, row 0 the padding item."""
+    return np.asarray(dataset.field2id_token[dataset.iid_field], dtype=str)

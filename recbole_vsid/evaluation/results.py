@@ -48,7 +48,7 @@ def record(config, dataset, trainer, model, n_users, valid_result, test_result):
     return {
         "model": config["model"],
         "dataset": config["dataset"],
-        "tokenizer": config["tokenizer"] if generative else None,
+        "tokenizer": report["tokenizer"] if generative else None,
         "seed": config["seed"],
         "protocol": {
             **protocol(config, dataset, n_users),

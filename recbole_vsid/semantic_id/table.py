@@ -143,10 +143,10 @@ class SemanticIDs:
 
     # ------------------------------------------------------------------ files
 
-    def save(self, path):
-        """Write the table as one safetensors file, atomically; its header carries the JSON part."""
-        header = {
-            "vocab_sizes": self.vocab_sizes,
+    def plain(self):
+        """All but ``codes`` and ``lengths``, as plain values: ``SemanticIDs(codes, lengths, **plain)`` is this table."""
+        return {
+            "vocab_sizes": list(self.vocab_sizes),
             "shared_vocabulary": bool(self.shared_vocabulary),
             "unique": bool(self.unique),
             "prefix_free": bool(self.prefix_free),
@@ -154,11 +154,14 @@ class SemanticIDs:
             "item_tokens": self.item_tokens.tolist(),
             "provenance": self.provenance,
         }
+
+    def save(self, path):
+        """Write the table as one safetensors file, atomically; its header carries :meth:`plain` as JSON."""
         with atomic_path(path) as temporary:
             save_file(
                 {"codes": self.codes, "lengths": self.lengths},
                 temporary,
-                metadata={"semantic_ids": json.dumps(header, ensure_ascii=False)},
+                metadata={"semantic_ids": json.dumps(self.plain(), ensure_ascii=False)},
             )
 
     @classmethod

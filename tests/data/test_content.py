@@ -16,9 +16,19 @@ from safetensors.torch import save_file as save_torch_file
 from recbole_vsid.config import Config
 from recbole_vsid.data import content as module
 from recbole_vsid.data import dataset as dataset_module
-from recbole_vsid.data.content import cooccurrence, from_file, item_content, tfidf
+from recbole_vsid.data.content import item_content
+from recbole_vsid.data.content_file import from_file
 from recbole_vsid.data.dataset import SemanticIDDataset
 from tests.conftest import item_texts, make_dataset, planted_events
+
+
+def tfidf(dataset):
+    return module.tfidf(dataset).matrix
+
+
+def cooccurrence(dataset):
+    return module.cooccurrence(dataset).matrix
+
 
 FAST = {"tokenizer": "rkmeans", "sid_vocab_size": 4, "sid_n_levels": 1, "content_dim": 8, "show_progress": False}
 
@@ -239,7 +249,7 @@ def vectors(seed=0, rows=41, d=6):
 
 
 def check(dataset, by_token):
-    values = from_file(dataset)
+    values = from_file(dataset).matrix
     assert values.dtype == np.float32 and not values[0].any()
     for token, row in zip(tokens_of(dataset)[1:], values[1:]):
         assert np.array_equal(row, by_token[token].astype(np.float32))
@@ -400,18 +410,17 @@ def test_blocks_are_unit_rows_times_their_weight(built, tmp_path):
     settings = {"content_file": str(tmp_path / "x.npy"), "content": ["tfidf", "cooccurrence", "file"]}
     dataset = built(content_weights=[1, 0.5, 3], **settings)
     matrix, provenance = item_content(dataset)
-    blocks = [tfidf(dataset), cooccurrence(dataset), from_file(dataset)]
+    blocks = [tfidf(dataset), cooccurrence(dataset), from_file(dataset).matrix]
     expected = [
         weight * block[1:] / np.linalg.norm(block[1:], axis=1, keepdims=True)
         for weight, block in zip([1, 0.5, 3], blocks)
     ]
     np.testing.assert_allclose(matrix[1:], np.concatenate(expected, axis=1), rtol=1e-5, atol=1e-6)
     assert matrix.dtype == np.float32 and not matrix[0].any()
-    assert provenance == [
-        {"encoder": "tfidf", "weight": 1, "dimensions": 8},
-        {"encoder": "cooccurrence", "weight": 0.5, "dimensions": 8},
-        {"encoder": "file", "weight": 3, "dimensions": 6},
-    ]
+    facts = [(each["encoder"], each["weight"], each["dimensions"], each["items_without"]) for each in provenance]
+    assert facts == [("tfidf", 1, 8, 0), ("cooccurrence", 0.5, 8, 0), ("file", 3, 6, 0)]
+    assert provenance[0]["columns"] == ["title", "category"] and provenance[2]["file"] == "x.npy"
+    assert len({each["matrix_hash"] for each in provenance}) == 3
     plain, _ = item_content(built(**settings))
     np.testing.assert_allclose(np.linalg.norm(plain[1:], axis=1), np.sqrt(3), rtol=1e-5)
 

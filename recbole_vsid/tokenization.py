@@ -1,0 +1,102 @@
+"""``tokenize``: semantic IDs for a dataset without a recommender; ``compare``: several tokenizers side by side."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from logging import getLogger
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import init_logger, init_seed
+
+from recbole_vsid.config import Config
+from recbole_vsid.data.dataset import SemanticIDDataset
+from recbole_vsid.registry import get_tokenizer
+from recbole_vsid.semantic_id.exchange import write_table
+from recbole_vsid.storage import check_writable, content_hash, write_json
+
+
+class SemanticIDsOnly(SequentialRecommender):
+    """Stands where RecBole's configuration wants a model, and is never built."""
+
+    dataset_class = SemanticIDDataset
+
+
+def tokenize(dataset=None, config_file_list=None, config_dict=None, table_file=None):
+    """Fit a tokenizer on the training split and write the table with its diagnostics.
+
+    Args:
+        dataset: name of a dataset; ``ml-100k`` needs no files.
+        config_file_list: YAML files.
+        config_dict: settings that win over the files.
+        table_file: where the table goes; the extension chooses the format, see
+            :mod:`recbole_vsid.semantic_id.exchange`. By default
+            ``saved/semantic_ids/<tokenizer>-<dataset>-seed<seed>-<hash>.safetensors``.
+
+    Returns:
+        dict: the diagnostics, with the table as ``table`` and its path as ``file``.
+
+    Raises:
+        ValueError, FileNotFoundError: bad input.
+    """
+    config = Config(SemanticIDsOnly, dataset, config_file_list, config_dict)
+    source = "file" if config["sid_file"] else config["tokenizer"]
+    name = f"{source}-{config['dataset']}-seed{config['seed']}-{_identity(config)}.safetensors"
+    file = Path(table_file or Path(config["checkpoint_dir"]) / "semantic_ids" / name)
+    check_writable(file, "table_file")
+    if config["num_threads"]:
+        torch.set_num_threads(config["num_threads"])
+    init_seed(config["seed"], config["reproducibility"])
+    init_logger(config)
+    data = SemanticIDDataset(config)
+    getLogger().info(data)
+    data.build()
+    table, report = data.semantic_ids, data.tokenizer_report
+    write_table(table, file)
+    write_json(file.with_name(file.stem + ".diagnostics.json"), {**report, "provenance": table.provenance})
+    return {**report, "table": table, "file": file}
+
+
+def compare(tokenizers, dataset=None, config_file_list=None, config_dict=None):
+    """Run :func:`tokenize` for several tokenizers, each in a process of its own so that peak memory is its own.
+
+    Args:
+        tokenizers: names; a setting ``sid_x`` goes to those that know it.
+
+    Returns:
+        dict: name → diagnostics, or name → the message of its error.
+
+    Raises:
+        ValueError: an unknown tokenizer, or a setting that none of them knows.
+    """
+    settings = dict(config_dict or {})
+    known = {name: set(get_tokenizer(name).Settings.keys()) for name in tokenizers}
+    every_key = set().union(*known.values())
+    for key in settings:
+        if key.startswith("sid_") and key not in every_key:
+            raise ValueError(
+                f"none of {', '.join(tokenizers)} knows the setting {key!r}; they know {sorted(every_key)}"
+            )
+    reports = {}
+    for name in tokenizers:
+        own = {key: value for key, value in settings.items() if key not in every_key or key in known[name]}
+        with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+            try:
+                reports[name] = pool.submit(_report, name, dataset, config_file_list, own).result()
+            except (ValueError, OSError, ImportError, BrokenProcessPool) as error:
+                reports[name] = str(error) or type(error).__name__
+                getLogger().error(f"tokenizer {name}: {reports[name]}")
+    return reports
+
+
+def _report(tokenizer, dataset, config_file_list, settings):
+    result = tokenize(dataset, config_file_list, {**settings, "tokenizer": tokenizer})
+    return {key: value for key, value in result.items() if key not in ("table", "file")}
+
+
+def _identity(config):
+    places = [str(Path(config[key]).absolute()) for key in ("data_path", "content_file", "sid_file") if config[key]]
+    return content_hash(config.hash(), places)[:10]
