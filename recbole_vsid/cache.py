@@ -55,7 +55,7 @@ def cached(folder, kind, key, build):
             plain values.
 
     Returns:
-        (tensors, values, hit): hit says whether the entry was read. ``values["seconds"]`` is the time that building took.
+        (tensors, values, hit): ``hit`` says whether the entry was read, ``values["seconds"]`` how long it took to make.
     """
     if folder is None:
         return (*_build(build), False)

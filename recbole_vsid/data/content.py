@@ -143,44 +143,47 @@ def _svd(matrix, dataset, what):
     return svd.fit_transform(matrix).astype(np.float32)
 
 
+def text_columns(dataset):
+    """Names of the token and token_seq columns of the item file, without the item id; empty if there is no file."""
+    if dataset.item_feat is None:
+        return []
+    kinds, sources = [FeatureType.TOKEN, FeatureType.TOKEN_SEQ], {FeatureSource.ITEM, FeatureSource.ITEM_ID}
+    return [column for column in dataset.fields(ftype=kinds, source=sources) if column != dataset.iid_field]
+
+
 def tfidf(dataset):
     """All token and token_seq columns of the item file → TF-IDF → truncated SVD.
 
     Every word counts, and so does every whole value of a column (``brand=OPI``), as far as at least
     two items share it.
     """
-    source = {FeatureSource.ITEM, FeatureSource.ITEM_ID}
-    fields = [
-        field
-        for field in dataset.fields(ftype=[FeatureType.TOKEN, FeatureType.TOKEN_SEQ], source=source)
-        if field != dataset.iid_field
-    ]
-    if dataset.item_feat is None or not fields:
+    columns = text_columns(dataset)
+    if not columns:
         raise ValueError(
             f"content=tfidf needs text or categorical item columns, and dataset {dataset.dataset_name!r} has none "
             "loaded; name them in load_col: {item: [...]}, or use content=cooccurrence or content=file"
         )
     features = [[] for _ in range(dataset.item_num)]
-    for field in fields:
-        tokens = dataset.field2id_token[field]
-        columns = dataset.item_feat[field].numpy().reshape(dataset.item_num, -1)
-        for item, ids in enumerate(columns):
+    for column in columns:
+        tokens = dataset.field2id_token[column]
+        values = dataset.item_feat[column].numpy().reshape(dataset.item_num, -1)
+        for item, ids in enumerate(values):
             for value in tokens[ids[ids > 0]]:
                 value = str(value).lower()
-                features[item].append(f"{field}={value}")
+                features[item].append(f"{column}={value}")
                 features[item].extend(WORD.findall(value.replace("_", " ")))
     documents = features[1:]
     if not any(documents):
         raise ValueError(
-            f"content=tfidf: the item columns {fields} of {dataset.dataset_name!r} are empty for all items"
+            f"content=tfidf: the item columns {columns} of {dataset.dataset_name!r} are empty for all items"
         )
     vectorizer = TfidfVectorizer(analyzer=lambda words: words, min_df=2, sublinear_tf=True, dtype=np.float32)
     try:
         weights = vectorizer.fit_transform(documents)
     except ValueError as error:  # sklearn: no term occurs twice
-        raise ValueError(f"content=tfidf: no two items share a word in the columns {fields}: {error}") from error
-    reduced = _svd(weights, dataset, f"tfidf over {fields}")
-    return ItemContent(np.concatenate([np.zeros_like(reduced[:1]), reduced]), {"columns": fields})
+        raise ValueError(f"content=tfidf: no two items share a word in the columns {columns}: {error}") from error
+    reduced = _svd(weights, dataset, f"tfidf over {columns}")
+    return ItemContent(np.concatenate([np.zeros_like(reduced[:1]), reduced]), {"columns": columns})
 
 
 def cooccurrence(dataset):

@@ -10,9 +10,9 @@ import string
 from pathlib import Path
 
 import numpy as np
-from recbole.utils import FeatureSource, FeatureType
+from recbole.utils import FeatureType
 
-from recbole_vsid.data.content import ItemContent
+from recbole_vsid.data.content import ItemContent, text_columns
 from recbole_vsid.storage import content_hash
 
 
@@ -80,7 +80,7 @@ def item_texts(dataset):
         ValueError: there are no such columns.
     """
     config = dataset.config
-    columns = _columns(dataset)
+    columns = text_columns(dataset)
     template = config["text_template"]
     if template is not None:
         names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
@@ -101,15 +101,6 @@ def item_texts(dataset):
     else:
         texts = [template.format(**dict(zip(names, row))) if any(row) else "" for row in zip(*values)]
     return texts, template
-
-
-def _columns(dataset):
-    if dataset.item_feat is None:
-        return []
-    fields = dataset.fields(
-        ftype=[FeatureType.TOKEN, FeatureType.TOKEN_SEQ], source={FeatureSource.ITEM, FeatureSource.ITEM_ID}
-    )
-    return [field for field in fields if field != dataset.iid_field]
 
 
 def _values(dataset, field):
@@ -139,6 +130,6 @@ def _load_model(config):
         return SentenceTransformer(name, device=str(config["device"]))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"text_model={name!r} cannot be loaded: it must be a folder or a name on the hub that sentence-transformers "
-            f"knows ({' '.join(str(error).split())[:200]})"
+            f"text_model={name!r} cannot be loaded: it must be a folder or the name of a hub's model that "
+            f"sentence-transformers knows ({' '.join(str(error).split())[:200]})"
         ) from error

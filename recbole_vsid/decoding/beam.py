@@ -35,9 +35,9 @@ def constrained_beam_search(step, trie, beam_width, k=None):
             item are given up, and the search ends when none is left; the result is the same as without.
 
     Returns:
-        ``(items, scores)``, int64 and float32 ``[B, K]``: best first, of equal scores (items with the same
-        code have the score of that code) the smaller id first, empty places item 0 with −inf. K is ``k``, or without it the largest number of items
-        that any user has.
+        ``(items, scores)``, int64 and float32 ``[B, K]``: best first, of equal scores (items that share a
+        code have the score of that code) the smaller id first, empty places item 0 with −inf. K is ``k``,
+        or without it the largest number of items that any user has.
 
     Raises:
         ValueError: ``beam_width`` or ``k`` below 1, or ``step`` returns logits of another shape.

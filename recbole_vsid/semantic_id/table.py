@@ -144,7 +144,7 @@ class SemanticIDs:
     # ------------------------------------------------------------------ files
 
     def plain(self):
-        """All but ``codes`` and ``lengths``, as plain values: ``SemanticIDs(codes, lengths, **plain)`` is this table."""
+        """All but ``codes`` and ``lengths`` as plain values; ``SemanticIDs(codes, lengths, **plain)`` is this table."""
         return {
             "vocab_sizes": list(self.vocab_sizes),
             "shared_vocabulary": bool(self.shared_vocabulary),

@@ -109,3 +109,12 @@ def test_positions_with_vocabularies_of_their_own():
 def test_a_prefix_free_part_of_a_table_with_prefixes():
     table = make_table([(1, 2), (0, 1), (1,)], [4, 4], prefix_free=False)
     assert unfold(PrefixTrie.from_table(table, [2, 3])) == {0: {1: 2}, 1: 3}
+
+
+def test_items_that_share_a_code_share_a_leaf():
+    table = make_table([(1, 2), (0, 1), (1, 2), (0, 0), (1, 2)], [4, 4], unique=False, prefix_free=False)
+    trie = PrefixTrie.from_table(table)
+    assert unfold(trie) == {0: {0: 4, 1: 2}, 1: {2: 1}} and trie.n_leaves == 3 and trie.shares_leaves
+    items, row = trie.items_of(torch.tensor([5, 0, 3, 5]))
+    assert items.tolist() == [1, 3, 5, 4, 1, 3, 5] and row.tolist() == [0, 0, 0, 2, 3, 3, 3]
+    assert PrefixTrie.from_table(table, [5, 3, 4]).item.tolist() == [0, 0, 0, 4, 3]

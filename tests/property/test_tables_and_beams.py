@@ -13,7 +13,7 @@ from recbole_vsid.decoding.trie import PrefixTrie
 from recbole_vsid.semantic_id.collisions import append_suffix
 from recbole_vsid.semantic_id.table import SemanticIDs
 from tests.decoding.test_beam import ToyModel, check_same, item_of_code, naive_beam, naive_scores
-from tests.property.strategies import content_codes, semantic_id_tables
+from tests.property.strategies import content_codes, make_table, semantic_id_tables
 
 # Derandomised: two scores closer than fp32 resolves would be ranked differently by the naive search.
 exactly = settings(max_examples=50, deadline=None, derandomize=True)
@@ -116,3 +116,28 @@ def test_users_do_not_influence_each_other(table, beam_width, seed):
         item, score = constrained_beam_search(alone.step, trie, beam_width, k=5)
         assert torch.equal(item[0], items[user])
         torch.testing.assert_close(score[0], scores[user])
+
+
+@exactly
+@given(semantic_id_tables(), st.integers(1, 20), seeds, st.data())
+def test_items_that_share_a_code_come_together_in_the_order_of_their_ids(table, k, seed, data):
+    """A table with repeated codes gives what the table without repeats gives, every item in place of its code."""
+    rows = data.draw(st.lists(st.integers(1, table.n_items - 1), min_size=1, max_size=15))
+    codes = [tuple(table.codes[row, : table.lengths[row]]) for row in rows]
+    shared = make_table(
+        codes, table.vocab_sizes[: max(map(len, codes))], table.shared_vocabulary, unique=False, prefix_free=False
+    )
+    shared_model = ToyModel(2, shared.n_tokens, seed)
+    trie = PrefixTrie.from_table(shared)
+    items, scores = constrained_beam_search(shared_model.step, trie, len(rows), k)
+    exact = score_catalogue(shared_model.step, trie)
+    one_item = item_of_code(shared)
+    twin = [
+        one_item[tuple(shared.flat_codes()[item, : shared.lengths[item]].tolist())] for item in range(1, len(rows) + 1)
+    ]
+    for user in range(2):
+        expected = naive_scores(shared_model, user, one_item, shared.n_items)[twin]
+        np.testing.assert_allclose(exact[user, 1:], expected, rtol=1e-5, atol=1e-5)
+        best = sorted(range(1, shared.n_items), key=lambda item: (-float(exact[user, item]), item))[:k]
+        assert [item for item in items[user].tolist() if item] == best
+        torch.testing.assert_close(scores[user, : len(best)], exact[user, best], atol=1e-4, rtol=0)
