@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
-from recbole.utils import init_logger, init_seed
+from recbole.utils import InputType, init_logger, init_seed
 
 from recbole_vsid.config import Config
 from recbole_vsid.data.dataset import SemanticIDDataset
@@ -22,6 +22,7 @@ from recbole_vsid.storage import check_writable, content_hash, write_json
 class SemanticIDsOnly(SequentialRecommender):
     """Stands where RecBole's configuration wants a model, and is never built."""
 
+    input_type = InputType.POINTWISE
     dataset_class = SemanticIDDataset
 
 

@@ -10,6 +10,7 @@ import string
 from pathlib import Path
 
 import numpy as np
+import torch
 from recbole.utils import FeatureType
 
 from recbole_vsid.data.content import ItemContent, text_columns
@@ -35,12 +36,13 @@ def text(dataset):
         if not isinstance(config[key], int) or config[key] < 1:
             raise ValueError(f"{key}={config[key]!r} is not usable: it must be a whole number of at least 1")
     model.max_seq_length = config["text_max_length"]
-    vectors = model.encode(
-        [texts[row] for row in present],
-        batch_size=config["text_batch_size"],
-        show_progress_bar=config["show_progress"],
-        convert_to_numpy=True,
-    )
+    with torch.autocast(torch.device(config["device"]).type, dtype=torch.bfloat16, enabled=config["text_bf16"]):
+        vectors = model.encode(
+            [texts[row] for row in present],
+            batch_size=config["text_batch_size"],
+            show_progress_bar=config["show_progress"],
+            convert_to_numpy=True,
+        )
     matrix = np.zeros((dataset.item_num, vectors.shape[1]), dtype=np.float32)
     matrix[present + 1] = vectors
     return ItemContent(
@@ -49,6 +51,7 @@ def text(dataset):
             "model": config["text_model"],
             "template": template,
             "max_length": config["text_max_length"],
+            "bf16": config["text_bf16"],
             "items_without_text": len(texts) - len(present),
         },
     )
@@ -66,6 +69,7 @@ def text_identity(dataset):
         "model": [[file.name, content_hash(np.fromfile(file, dtype=np.uint8))] for file in files]
         or config["text_model"],
         "max_length": config["text_max_length"],
+        "bf16": config["text_bf16"],
     }
 
 

@@ -37,8 +37,8 @@ def record(config, dataset, trainer, model, n_users, valid_result, test_result):
     seconds = max(trainer.train_seconds, 1e-9)
     cost = {
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "tokens_per_item": round(report["length"]["with_suffix"]["events"], 3) if report else 1.0,
-        "tokenizer_seconds": report["fit_seconds"] if report else 0.0,
+        "tokens_per_item": round(report["length"]["full"]["events"], 3) if report else 1.0,
+        "tokenizer_seconds": round(report["content_seconds"] + report["fit_seconds"], 2) if report else 0.0,
         "training_seconds": round(trainer.train_seconds, 2),
         "epochs": len(trainer.train_loss_dict),
         "examples_per_second": round(trainer.trained_examples / seconds, 1),

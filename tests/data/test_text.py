@@ -121,9 +121,9 @@ def test_the_second_time_comes_from_the_cache(built, encoder):
     first, _ = item_content(built(cache_dir="kept"))
     second, _ = item_content(built(cache_dir="kept", text_batch_size=3))
     assert np.array_equal(first, second) and len(encoder) == 1
-    for change in ({"text_model": "other"}, {"text_template": "{title}"}, {"text_max_length": 5}):
+    for change in ({"text_model": "other"}, {"text_template": "{title}"}, {"text_max_length": 5}, {"text_bf16": False}):
         item_content(built(cache_dir="kept", **change))
-    assert len(encoder) == 4
+    assert len(encoder) == 5
 
 
 def test_a_local_model_is_known_by_its_files(built, tmp_path):
