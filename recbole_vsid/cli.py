@@ -32,6 +32,7 @@ Often used:
 
 Of tokenize only:
   --table_file=PATH     where the table goes; .safetensors (default), .json, .npy or .pt
+  --table_format=NAME   codes or tokens (<a_12>) in a .json, or index (LETTER, MiniOneRec); codes by default
   --compare=A,B,...     several tokenizers, each in its own process, side by side
 
 All settings with their defaults: properties/overall.yaml, properties/semantic_id.yaml, properties/model/,
@@ -122,15 +123,16 @@ def _tokenize(files, settings):
     from recbole_vsid.semantic_id.report import print_comparison_of_tables, print_diagnostics
     from recbole_vsid.tokenization import compare, tokenize
 
-    table_file, names = settings.pop("table_file", None), settings.pop("compare", None)
+    table_file, table_format = settings.pop("table_file", None), settings.pop("table_format", None)
+    names = settings.pop("compare", None)
     if "model" in settings:
         raise ValueError(f"tokenize trains no model; leave out --model={settings['model']}")
     if names is None:
-        result = tokenize(settings["dataset"], files, settings, table_file)
+        result = tokenize(settings["dataset"], files, settings, table_file, table_format)
         print_diagnostics(result)
         print(f"Semantic IDs: {result['file']}")
         return 0
-    if table_file or "tokenizer" in settings:
+    if table_file or table_format or "tokenizer" in settings:
         raise ValueError("--compare goes without --tokenizer and --table_file: it writes one table per tokenizer")
     reports = compare([name.strip() for name in names.split(",") if name.strip()], settings["dataset"], files, settings)
     failed = {name: report for name, report in reports.items() if isinstance(report, str)}

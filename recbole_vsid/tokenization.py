@@ -15,7 +15,7 @@ from recbole.utils import InputType, init_logger, init_seed
 from recbole_vsid.config import Config
 from recbole_vsid.data.dataset import SemanticIDDataset
 from recbole_vsid.registry import get_tokenizer
-from recbole_vsid.semantic_id.exchange import write_table
+from recbole_vsid.semantic_id.exchange import NUMBERED, format_of, write_table
 from recbole_vsid.storage import check_writable, content_hash, write_json
 
 
@@ -26,16 +26,17 @@ class SemanticIDsOnly(SequentialRecommender):
     dataset_class = SemanticIDDataset
 
 
-def tokenize(dataset=None, config_file_list=None, config_dict=None, table_file=None):
+def tokenize(dataset=None, config_file_list=None, config_dict=None, table_file=None, table_format=None):
     """Fit a tokenizer on the training split and write the table with its diagnostics.
 
     Args:
         dataset: name of a dataset; ``ml-100k`` needs no files.
         config_file_list: YAML files.
         config_dict: settings that win over the files.
-        table_file: where the table goes; the extension chooses the format, see
-            :mod:`recbole_vsid.semantic_id.exchange`. By default
+        table_file: where the table goes. By default
             ``saved/semantic_ids/<tokenizer>-<dataset>-seed<seed>-<hash>.safetensors``.
+        table_format: see :func:`~recbole_vsid.semantic_id.exchange.write_table`; the extension decides by default.
+            A format of running numbers gets an ids file beside it, ``<name>.ids.txt``.
 
     Returns:
         dict: the diagnostics, with the table as ``table`` and its path as ``file``.
@@ -48,6 +49,7 @@ def tokenize(dataset=None, config_file_list=None, config_dict=None, table_file=N
     name = f"{source}-{config['dataset']}-seed{config['seed']}-{_identity(config)}.safetensors"
     file = Path(table_file or Path(config["checkpoint_dir"]) / "semantic_ids" / name)
     check_writable(file, "table_file")
+    ids = file.with_name(file.stem + ".ids.txt") if format_of(file, table_format) in NUMBERED else None
     if config["num_threads"]:
         torch.set_num_threads(config["num_threads"])
     init_seed(config["seed"], config["reproducibility"])
@@ -56,7 +58,7 @@ def tokenize(dataset=None, config_file_list=None, config_dict=None, table_file=N
     getLogger().info(data)
     data.build()
     table, report = data.semantic_ids, data.tokenizer_report
-    write_table(table, file)
+    write_table(table, file, table_format, ids)
     write_json(file.with_name(file.stem + ".diagnostics.json"), {**report, "provenance": table.provenance})
     return {**report, "table": table, "file": file}
 

@@ -103,6 +103,18 @@ def test_an_imported_table_trains(settings, small_settings, name):
         assert own["test_result"] == result["test_result"], "the same codes in the same vocabularies"
 
 
+@pytest.mark.parametrize(
+    ("name", "form"), [("x.npy", None), ("x.pt", None), ("x.index.json", None), ("x.json", "tokens")]
+)
+def test_every_format_comes_back(settings, small_settings, name, form):
+    table = tokenize("toy", config_dict=settings(), table_file=name, table_format=form)["table"]
+    ids = {} if form else {"sid_file_ids": f"{Path(name).stem}.ids.txt"}
+    dataset = SemanticIDDataset(Config("VLSID", "toy", config_dict=small_settings("VLSID", sid_file=name, **ids)))
+    dataset.build()
+    assert np.array_equal(dataset.semantic_ids.codes, table.codes)
+    assert dataset.semantic_ids.provenance["data_fingerprint"] == table.provenance["data_fingerprint"]
+
+
 def test_items_that_an_imported_table_lacks_are_named(settings, small_settings):
     tokenize("toy", config_dict=settings(), table_file="ids.json")
     codes = json.loads(Path("ids.json").read_text())

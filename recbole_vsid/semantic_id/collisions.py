@@ -223,7 +223,8 @@ def _move_to_siblings(codes, overflow, vocab_sizes, distances):
         if not (room > 0).any():
             raise ValueError(
                 f"{len(overflow)} items do not fit below their prefix: {len(family)} items and {n_siblings} x {size} "
-                "codes; raise sid_vocab_size or the number of levels, or use sid_collisions=suffix"
+                "codes; fit with more codes (sid_vocab_size; sid_leaf_codes of gaoq) or levels, or with "
+                "sid_collisions=suffix"
             )
         row = np.array([item])
         to_siblings = np.where(room > 0, distances(row + 1, codes[row], last - 1)[0], np.inf)
