@@ -16,7 +16,7 @@ from recbole.utils import ModelType, init_logger, init_seed
 from recbole_vsid.config import Config
 from recbole_vsid.data.dataset import dataset_class
 from recbole_vsid.evaluation import results
-from recbole_vsid.semantic_id.diagnostics import print_diagnostics
+from recbole_vsid.semantic_id.report import print_diagnostics
 from recbole_vsid.storage import check_writable, load_checkpoint, write_json
 from recbole_vsid.trainer import run_folder, trainer_class, unpack_table
 
