@@ -15,6 +15,7 @@ import logging
 import math
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm import tqdm
 
@@ -80,11 +81,11 @@ class FixedDVAETokenizer(Tokenizer):
             )
         vocab_size = resolve_vocab_size(settings, n_items)
         updates, batch_size = self._effort(n_items)
-        items = torch.from_numpy(unit_rows(data.embedding[1:])).to(self.device)
+        items = data.embedding[1:]
         with local_seed(self.seed, self.device):
-            self._build(items.size(1), settings.hidden_size, vocab_size, settings.max_length, settings.decoder_layers)
+            self._build(items.shape[1], settings.hidden_size, vocab_size, settings.max_length, settings.decoder_layers)
             self._train(items, counts, updates, batch_size, self._free_bits(vocab_size))
-        self._check_collapse(data.embedding[1:], counts)
+        self._check_collapse(items, counts)
         return self
 
     def _effort(self, n_items):
@@ -132,7 +133,8 @@ class FixedDVAETokenizer(Tokenizer):
         with tqdm(total=updates, desc=self.name, unit="update", disable=not self.show_progress) as bar:
             for step, batch in enumerate(batches):
                 tau, beta, warming = schedule(settings, step, updates)
-                x = items[torch.from_numpy(batch).to(self.device)]
+                # Copies these rows only: the matrix may be a file that is larger than the memory.
+                x = torch.from_numpy(unit_rows(items[batch])).to(self.device)
                 terms = self._loss(x, tau, beta, warming, free_bits, noise)
                 optimizer.zero_grad(set_to_none=True)
                 terms.loss.backward()
@@ -164,11 +166,10 @@ class FixedDVAETokenizer(Tokenizer):
     @torch.no_grad()
     def _encode(self, embedding):
         self._require_fitted()
-        embedding = unit_rows(embedding)
         codes = np.empty((len(embedding), self.encoder.max_length), dtype=np.int32)
         lengths = np.empty(len(embedding), dtype=np.int32)
         for rows, (chunk,) in fixed_chunks(embedding):
-            chunk_codes, stop_logits = self.encoder.encode(torch.from_numpy(chunk).to(self.device))
+            chunk_codes, stop_logits = self.encoder.encode(torch.from_numpy(unit_rows(chunk)).to(self.device))
             n = rows.stop - rows.start
             codes[rows] = chunk_codes[:n].cpu().numpy()
             if stop_logits is None:
@@ -196,10 +197,9 @@ class FixedDVAETokenizer(Tokenizer):
         shape, size = (len(embedding), self.encoder.max_length), len(self.encoder.codebook)
         if codes.shape != shape or (codes < 0).any() or (codes >= size).any():
             raise ValueError(f"codes must be {shape} in 0..{size - 1}, as assign_full() gives them")
-        embedding = unit_rows(embedding)
         errors = np.empty(shape, dtype=np.float32)
         for rows, (x, ids) in fixed_chunks(embedding, codes.astype(np.int64)):
-            x, ids = torch.from_numpy(x).to(self.device), torch.from_numpy(ids).to(self.device)
+            x, ids = torch.from_numpy(unit_rows(x)).to(self.device), torch.from_numpy(ids).to(self.device)
             errors[rows] = squared_errors(x, self.decoder.decode(ids))[: rows.stop - rows.start].cpu().numpy()
         return errors
 
@@ -252,7 +252,7 @@ class FixedDVAETokenizer(Tokenizer):
         distinct = len(group_sizes) / len(codes)
         if distinct < FEWEST_DISTINCT_AT_LENGTH_1:
             # Items with the same vector cannot be told apart and are nobody's fault.
-            distinct = len(group_sizes) / len(np.unique(unit_rows(embedding), axis=0))
+            distinct = len(group_sizes) / count_directions(embedding)
         mean_length = float(np.average(lengths, weights=counts))
         problem = self._collapse(distinct, mean_length, codes.shape[1])
         if problem is None:
@@ -329,3 +329,17 @@ def draw_events(counts, batch_size, updates, rng):
     for start in range(0, updates, per_draw):
         events = rng.integers(0, ends[-1], size=(min(per_draw, updates - start), batch_size))
         yield from np.searchsorted(ends, events, side="right")
+
+
+def count_directions(matrix):
+    """How many different rows a matrix ``[n, d]`` has up to their length, without a sorted copy of it.
+
+    Rows are told apart by 64-bit hashes; two of a million share theirs by chance once in 40 million times.
+    """
+    factors = np.random.default_rng(0).integers(2**63, size=matrix.shape[1], dtype=np.uint64) * 2 + 1
+    hashes = []
+    for rows, (chunk,) in fixed_chunks(matrix):
+        chunk = unit_rows(chunk) + np.float32(0)  # -0 and 0 differ in a bit
+        entries = pd.util.hash_array(chunk.ravel()).reshape(chunk.shape)
+        hashes.append((entries * factors).sum(1)[: rows.stop - rows.start])
+    return len(np.unique(np.concatenate(hashes)))

@@ -3,6 +3,12 @@
 The baseline of arXiv 2602.16375 (its official code), in float32 and with a vocabulary per level. All
 codes have T tokens. ``popularity_weighted`` is an addition: without it a gain of a popularity-trained
 tokenizer over this baseline may only be the weighting.
+
+``normalize_residuals`` makes it the R-KMeans of GRID (arXiv 2507.22224), on which IntRR (arXiv
+2602.20704) builds: every level quantises the *direction* x_l = R_{l-1} / |R_{l-1}| and leaves
+R_l = x_l - centroid. Then later levels look at all items alike, however well the first described them.
+The norms are not in the code, so a prefix is decoded with their means,
+x ~ c_1 + m_1 (c_2 + m_2 (c_3 + ...)) with m_l the mean of |R_l| over the rows of the fit.
 """
 
 from __future__ import annotations
@@ -15,10 +21,24 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from recbole_vsid.tokenizer.base import Tokenizer, TokenizerSettings, unit_rows
-from recbole_vsid.tokenizer.defaults import fixed_chunks, require_integer, require_real, resolve_vocab_size
+from recbole_vsid.tokenizer.defaults import (
+    fixed_chunks,
+    require_choice,
+    require_integer,
+    require_real,
+    resolve_vocab_size,
+)
+from recbole_vsid.tokenizer.kmeans import (
+    INITIALISATIONS,
+    check_fit_rows,
+    fit_sample,
+    kmeans,
+    nearest,
+    squared_distances,
+)
 
-# Distances to all centroids are held for this many row-centroid pairs at a time (64 MB).
-PAIRS_AT_ONCE = 2**24
+# A residual this short is the rounding error of an item that is a centroid itself: it has no direction.
+SHORTEST_RESIDUAL = 1e-5
 
 
 @dataclass(frozen=True)
@@ -31,17 +51,23 @@ class RKMeansSettings(TokenizerSettings):
 
     vocab_size: int | str = "auto"
     n_levels: int = 3
+    normalize_residuals: bool = False
+    init: str = "random"
     max_iterations: int = 40
     tolerance: float = 1e-4
+    fit_rows: int | str = "auto"
     popularity_weighted: bool = False
 
     def __post_init__(self):
         super().__post_init__()
         require_integer(self, "vocab_size", 2, auto=True)
         require_integer(self, "n_levels", 1)
+        require_choice(self, "init", INITIALISATIONS)
         require_integer(self, "max_iterations", 1)
         require_real(self, "tolerance", 0)
-        self.require("popularity_weighted", isinstance(self.popularity_weighted, bool), "True or False")
+        check_fit_rows(self)
+        for name in ("normalize_residuals", "popularity_weighted"):
+            self.require(name, isinstance(getattr(self, name), bool), "True or False")
 
 
 class RKMeansTokenizer(Tokenizer):
@@ -52,47 +78,68 @@ class RKMeansTokenizer(Tokenizer):
     shared_vocabulary = False
 
     centroids = None  # [n_levels, V, D]
+    residual_norms = None  # [n_levels], mean of |R_l| over the rows of the fit; None if residuals are not normalised
 
     def fit(self, data):
         """Fit one k-means per level; see :class:`~recbole_vsid.tokenizer.base.Tokenizer`.
 
         Raises:
-            ValueError: more codewords than items, or popularity weights of which all are zero.
+            ValueError: more codewords than items (or than ``fit_rows``), or popularity weights of which
+                all are zero.
         """
-        settings = self.settings
-        vocab_size = resolve_vocab_size(settings, len(data.embedding) - 1)
-        weights = None
+        settings, embedding = self.settings, data.embedding[1:]
+        vocab_size = resolve_vocab_size(settings, len(embedding))
+        chosen, rows = fit_sample(settings, embedding, vocab_size, self.seed)
+        weights = torch.ones(len(rows), dtype=torch.float64, device=self.device)
         if settings.popularity_weighted:
-            weights = torch.as_tensor(np.asarray(data.popularity[1:], dtype=np.float64), device=self.device)
+            weights = torch.as_tensor(np.asarray(data.popularity[1:][chosen], dtype=np.float64), device=self.device)
             settings.require("popularity_weighted", bool(weights.sum() > 0), "False if no item has a training event")
         generator = torch.Generator().manual_seed(self.seed)
-        residual = torch.from_numpy(unit_rows(data.embedding[1:])).to(self.device)
-        levels = []
+        residual = torch.from_numpy(rows).to(self.device)
+        levels, norms = [], []
         for _ in tqdm(range(settings.n_levels), desc=self.name, unit="level", disable=not self.show_progress):
             centroids, labels, _ = kmeans(
-                residual, vocab_size, weights, settings.max_iterations, settings.tolerance, generator
+                residual, vocab_size, weights, settings.max_iterations, settings.tolerance, generator, settings.init
             )
             residual -= centroids[labels]
             levels.append(centroids)
+            if settings.normalize_residuals:
+                norms.append((residual.norm(dim=1).double() * weights).sum() / weights.sum())
+                residual = direction(residual)
         self.centroids = torch.stack(levels)
+        self.residual_norms = torch.stack(norms).float() if norms else None
         return self
 
     @torch.no_grad()
     def assign(self, embedding):
         self._require_fitted()
-        embedding = unit_rows(embedding)
         codes = np.empty((len(embedding), len(self.centroids)), dtype=np.int32)
         for rows, (chunk,) in fixed_chunks(embedding):
-            residual = torch.from_numpy(chunk).to(self.device)
+            residual = self._start(chunk)
             for level, centroids in enumerate(self.centroids):
                 labels = nearest(residual, centroids)
-                residual = residual - centroids[labels]
+                residual = self._left_over(residual, centroids[labels])
                 codes[rows, level] = labels[: rows.stop - rows.start].cpu().numpy()
         return codes, np.full(len(codes), codes.shape[1], dtype=np.int32)
 
     @torch.no_grad()
+    def code_distances(self, embedding, codes, level):
+        """See :meth:`Tokenizer.code_distances`: squared distances of what ``codes`` before ``level`` leave over."""
+        self._require_fitted()
+        distances = np.empty((len(embedding), self.centroids.size(1)), dtype=np.float32)
+        for rows, (chunk, ids) in fixed_chunks(embedding, np.asarray(codes, dtype=np.int64)[:, :level]):
+            residual, ids = self._start(chunk), torch.from_numpy(ids).to(self.device)
+            for before in range(level):
+                residual = self._left_over(residual, self.centroids[before][ids[:, before]])
+            all_distances = squared_distances(residual, self.centroids[level])
+            distances[rows] = all_distances[: rows.stop - rows.start].cpu().numpy()
+        return distances
+
+    @torch.no_grad()
     def prefix_errors(self, embedding, codes):
         """See :meth:`Tokenizer.prefix_errors`; prefix *l* is decoded to the unit vector of its centroids' sum.
+
+        Of normalised residuals it is the weighted sum that the head of this module describes.
 
         Raises:
             ValueError: ``codes`` has other than ``n_levels`` columns or holds something else than codewords.
@@ -102,29 +149,42 @@ class RKMeansTokenizer(Tokenizer):
         n_levels, vocab_size, _ = self.centroids.shape
         if codes.shape != (len(embedding), n_levels) or (codes < 0).any() or (codes >= vocab_size).any():
             raise ValueError(f"codes must be {(len(embedding), n_levels)} in 0..{vocab_size - 1}")
-        embedding = unit_rows(embedding)
+        scaled = self.centroids
+        if self.residual_norms is not None:
+            scale = torch.cat([self.residual_norms.new_ones(1), self.residual_norms[:-1].cumprod(0)])
+            scaled = scaled * scale[:, None, None]
         errors = np.empty(codes.shape, dtype=np.float32)
         for rows, (chunk, ids) in fixed_chunks(embedding, codes.astype(np.int64)):
-            x, total = torch.from_numpy(chunk).to(self.device), 0
-            for level, centroids in enumerate(self.centroids):
+            x, total = self._start(chunk), 0
+            for level, centroids in enumerate(scaled):
                 total = total + centroids[torch.from_numpy(ids[:, level]).to(self.device)]
                 error = (x - F.normalize(total, dim=-1)).square().sum(-1)
                 errors[rows, level] = error[: rows.stop - rows.start].cpu().numpy()
         return errors
 
+    def _start(self, chunk):
+        return torch.from_numpy(unit_rows(chunk)).to(self.device)
+
+    def _left_over(self, residual, codewords):
+        """What the next level quantises."""
+        residual = residual - codewords
+        return residual if self.residual_norms is None else direction(residual)
+
     def state_dict(self):
         self._require_fitted()
-        return {"centroids": self.centroids}
+        norms = {} if self.residual_norms is None else {"residual_norms": self.residual_norms}
+        return {"centroids": self.centroids, **norms}
 
     def load_state_dict(self, state):
-        """Restore a state; the number of levels and codewords come from it.
+        """Restore a state; levels, codewords and whether residuals are normalised come from it.
 
         Raises:
             ValueError: the state belongs to another tokenizer.
         """
-        if set(state) != {"centroids"} or state["centroids"].ndim != 3:
+        if not {"centroids"} <= set(state) <= {"centroids", "residual_norms"} or state["centroids"].ndim != 3:
             raise ValueError(f"this is no state of tokenizer {self.name!r}: it has {sorted(state)}")
-        self.centroids = state["centroids"].to(self.device, torch.float32)
+        restored = {name: tensor.to(self.device, torch.float32) for name, tensor in state.items()}
+        self.centroids, self.residual_norms = restored["centroids"], restored.get("residual_norms")
 
     @property
     def vocab_sizes(self):
@@ -136,78 +196,6 @@ class RKMeansTokenizer(Tokenizer):
             raise RuntimeError(f"tokenizer {self.name!r} has no centroids yet: call fit() or load_state_dict() first")
 
 
-def nearest(rows, centroids, return_distance=False):
-    """Index of the nearest centroid of every row, int64 ``[n]``, without an ``[n, V]`` matrix at once.
-
-    Args:
-        rows: ``[n, D]``.
-        centroids: ``[V, D]``.
-        return_distance: also return the squared distances, ``[n]``.
-    """
-    offset = centroids.square().sum(1)
-    labels = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
-    distances = torch.empty(len(rows), device=rows.device) if return_distance else None
-    step = max(1, PAIRS_AT_ONCE // len(centroids))
-    for start in range(0, len(rows), step):
-        chunk = rows[start : start + step]
-        # |row|^2 is the same for all centroids and only matters for the distance itself.
-        best = torch.addmm(offset, chunk, centroids.t(), alpha=-2).min(1)
-        labels[start : start + step] = best.indices
-        if return_distance:
-            distances[start : start + step] = best.values + chunk.square().sum(1)
-    return (labels, distances) if return_distance else labels
-
-
-@torch.no_grad()
-def kmeans(rows, n_clusters, weights=None, max_iterations=40, tolerance=1e-4, generator=None):
-    """Lloyd's algorithm from random rows; a cluster without weight restarts at a random row.
-
-    Args:
-        rows: float32 ``[n, D]``.
-        n_clusters: V, at most n.
-        weights: float64 ``[n]`` >= 0, not all zero, for the means; None weighs all rows alike.
-        tolerance: stop when no centroid moves further.
-        generator: CPU generator of the random rows.
-
-    Returns:
-        centroids ``[V, D]``, the nearest one of every row int64 ``[n]``, and the weighted sum of
-        squared distances before every iteration and after the last.
-    """
-    if weights is None:
-        weights = torch.ones(len(rows), dtype=torch.float64, device=rows.device)
-    # Rows without weight belong to no mean, so a cluster that starts at one could stay empty for ever.
-    weighted = torch.nonzero(weights.cpu() > 0).squeeze(1)
-    weightless = torch.nonzero(weights.cpu() <= 0).squeeze(1)
-    order = torch.cat([group[torch.randperm(len(group), generator=generator)] for group in (weighted, weightless)])
-    centroids = rows[order[:n_clusters].to(rows.device)].clone()
-    inertia = []
-    for _ in range(max_iterations):
-        labels, distances = nearest(rows, centroids, return_distance=True)
-        inertia.append(float((distances.double() * weights).sum()))
-        means, mass = cluster_means(rows, labels, weights, n_clusters)
-        empty = torch.nonzero(mass.cpu() == 0).squeeze(1)
-        if len(empty):
-            picks = weighted[torch.randint(len(weighted), (len(empty),), generator=generator)]
-            means[empty.to(rows.device)] = rows[picks.to(rows.device)]
-        shift = (means - centroids).square().sum(1).max().sqrt()
-        centroids = means
-        if shift <= tolerance:
-            break
-    # Labels of the final centroids, the ones that encoding new items gives.
-    labels, distances = nearest(rows, centroids, return_distance=True)
-    inertia.append(float((distances.double() * weights).sum()))
-    return centroids, labels, inertia
-
-
-def cluster_means(rows, labels, weights, n_clusters):
-    """Weighted means ``[V, D]`` (zeros for clusters without weight) and total weights ``[V]``.
-
-    Summed in float64: counts of popular items are large, and float32 would lose the others beside them.
-    """
-    mass = torch.zeros(n_clusters, dtype=torch.float64, device=rows.device).index_add_(0, labels, weights)
-    sums = torch.zeros(n_clusters, rows.size(1), dtype=torch.float64, device=rows.device)
-    step = 2**16
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
-        sums.index_add_(0, labels[part], rows[part].double() * weights[part, None])
-    return (sums / mass.clamp_min(torch.finfo(torch.float64).tiny)[:, None]).to(rows.dtype), mass
+def direction(rows):
+    """Rows brought to unit length, but for ones that are nothing but rounding errors."""
+    return F.normalize(rows, dim=1, eps=SHORTEST_RESIDUAL)
