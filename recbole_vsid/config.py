@@ -23,6 +23,7 @@ from recbole.utils import ModelType
 
 from recbole_vsid.registry import MODELS, get_model, get_tokenizer
 from recbole_vsid.storage import check_name, content_hash
+from recbole_vsid.tokenizer.famae import FAMAESettings
 
 # Keys RecBole reads that stand in none of its property files.
 RECBOLE_EXTRA_KEYS = ["model", "dataset", "encoding", "tail_ratio"]
@@ -265,7 +266,8 @@ class Config(RecBoleConfig):
             f"one of metrics {self['metrics']} at one of topk {self['topk']}, like NDCG@{max(self['topk'])}",
         )
         if self["tokenizer"]:
-            get_tokenizer(self["tokenizer"]).Settings.from_config(self)  # its constructor checks the values
+            for settings in (get_tokenizer(self["tokenizer"]).Settings, FAMAESettings):
+                settings.from_config(self)  # its constructor checks the values
         if hasattr(self.model_class, "check_settings"):
             self.model_class.check_settings(self)
 

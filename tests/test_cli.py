@@ -112,7 +112,7 @@ def test_without_arguments_sys_argv_is_read(runs, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["garbage"], "cannot read the argument 'garbage'"),
+        (["garbage"], "unknown verb 'garbage'; known: train, tokenize"),
         (["--epochs"], "--epochs has no value"),
         (["--epochs=-1"], "epochs=-1 is not usable"),
         (["--topk=0"], "topk"),

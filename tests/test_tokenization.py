@@ -1,4 +1,4 @@
-"""The verb ``tokenize``: a table and its diagnostics without a recommender, tokenizers side by side, tables from files."""
+"""The verb ``tokenize``: tables without a recommender, tokenizers side by side, tables from files."""
 
 from __future__ import annotations
 

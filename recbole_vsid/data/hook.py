@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from logging import getLogger
 
 import numpy as np
@@ -18,6 +18,7 @@ from recbole_vsid.cache import cached
 from recbole_vsid.data.content import item_content
 from recbole_vsid.registry import get_tokenizer
 from recbole_vsid.semantic_id.diagnostics import diagnose
+from recbole_vsid.semantic_id.exchange import read_table
 from recbole_vsid.semantic_id.table import SemanticIDs
 from recbole_vsid.storage import content_hash
 from recbole_vsid.tokenizer.base import TokenizerInput
@@ -62,8 +63,8 @@ def fit_tokenizer(dataset):
         cost = {"fit_seconds": round(time.perf_counter() - started, 2), "content_seconds": content_seconds}
         cost["peak_memory_mb"] = peak_memory()
         table = tokenizer.encode(data, origin)
-        errors = tokenizer.prefix_errors(embedding[1:], tokenizer.assign_full(embedding[1:]))
-        report = diagnose(table, data.popularity, errors)
+        errors = tokenizer.prefix_errors(embedding[1:], full_codes(tokenizer, table, embedding))
+        report = diagnose(table, data.popularity, errors, embedding, dataset.training, config["seed"])
         tensors = {f"tokenizer.{name}": tensor for name, tensor in tokenizer.state_dict().items()}
         tensors |= {"codes": torch.from_numpy(table.codes.copy()), "lengths": torch.from_numpy(table.lengths.copy())}
         return tensors, {"table": table.plain(), "report": {"tokenizer": tokenizer.name, **cost, **report}}
@@ -87,12 +88,20 @@ def fit_tokenizer(dataset):
     return tokenizer, table, values["report"]
 
 
+def full_codes(tokenizer, table, embedding):
+    """Content codes of all positions, int32 ``[n_items - 1, T]``: the table's own unless items stop early."""
+    longest = len(tokenizer.vocab_sizes)
+    if (table.lengths[1:] == longest + table.suffix).all():
+        return table.codes[1:, :longest]
+    return tokenizer.assign_full(embedding[1:])
+
+
 def imported_table(dataset):
     """The table of ``sid_file`` and its description; as :func:`fit_semantic_ids`."""
-    from recbole_vsid.semantic_id.exchange import read_table
-
     config = dataset.config
     table = read_table(config["sid_file"], item_tokens(dataset), config["sid_file_ids"])
+    origin = {"dataset": dataset.dataset_name, "data_fingerprint": dataset.fingerprint()}
+    table = replace(table, provenance={**table.provenance, **origin})
     report = diagnose(table, dataset.popularity(), sequences=dataset.training, seed=config["seed"])
     getLogger().info(f"Semantic IDs of {table.n_items - 1:,} items from {config['sid_file']}")
     return table, {"tokenizer": "file", "fit_seconds": 0.0, "content_seconds": 0.0, **report}

@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from recbole_vsid.semantic_id.collisions import POLICIES, resolve_collisions
+from recbole_vsid.semantic_id.extend import extend_table
 
 # Rows of a matrix that are looked at together, so that one that is larger than the memory can stay on disk.
 ROWS_AT_ONCE = 2**16
@@ -62,10 +63,37 @@ class TokenizerInput:
 
 
 @dataclass(frozen=True)
-class TokenizerSettings:
-    """Base of the settings of a tokenizer; a subclass checks its own values in ``__post_init__``.
+class Settings:
+    """Base of a group of settings; a subclass checks its own values in ``__post_init__``.
 
-    A field ``x`` is the configuration key ``sid_x``, see :meth:`from_config`.
+    A field ``x`` is the configuration key ``<prefix>x``, see :meth:`from_config`.
+
+    Attributes:
+        prefix: how the configuration keys of the group begin.
+    """
+
+    prefix: ClassVar[str]
+
+    @classmethod
+    def keys(cls):
+        """The configuration keys that this class reads."""
+        return [cls.prefix + field.name for field in fields(cls)]
+
+    @classmethod
+    def from_config(cls, config):
+        """Build from any mapping with the class's keys; a key that is missing keeps its default."""
+        names = [field.name for field in fields(cls) if cls.prefix + field.name in config]
+        return cls(**{name: config[cls.prefix + name] for name in names})
+
+    def require(self, name, condition, allowed):
+        """Raise ``ValueError`` naming the configuration key, its value and what is allowed."""
+        if not condition:
+            raise ValueError(f"{self.prefix}{name}={getattr(self, name)!r} is not usable: it must be {allowed}")
+
+
+@dataclass(frozen=True)
+class TokenizerSettings(Settings):
+    """Base of the settings of a tokenizer.
 
     Args:
         collisions: what happens to items with the same content code, one of the class's ``policies``.
@@ -76,6 +104,7 @@ class TokenizerSettings:
         policies: the policies that suit the codes of this tokenizer.
     """
 
+    prefix: ClassVar[str] = "sid_"
     policies: ClassVar[tuple] = POLICIES
 
     collisions: str = "suffix"
@@ -86,22 +115,6 @@ class TokenizerSettings:
         size = self.suffix_size
         whole = isinstance(size, Integral) and not isinstance(size, bool) and size >= 1
         self.require("suffix_size", whole or size == "auto", "auto or a whole number of at least 1")
-
-    @classmethod
-    def keys(cls):
-        """The configuration keys that this class reads."""
-        return ["sid_" + field.name for field in fields(cls)]
-
-    @classmethod
-    def from_config(cls, config):
-        """Build from any mapping with ``sid_*`` keys; a key that is missing keeps its default."""
-        values = {field.name: config["sid_" + field.name] for field in fields(cls) if "sid_" + field.name in config}
-        return cls(**values)
-
-    def require(self, name, condition, allowed):
-        """Raise ``ValueError`` naming the configuration key, its value and what is allowed."""
-        if not condition:
-            raise ValueError(f"sid_{name}={getattr(self, name)!r} is not usable: it must be {allowed}")
 
 
 class Tokenizer(ABC):
@@ -197,7 +210,7 @@ class Tokenizer(ABC):
         raise NotImplementedError(f"tokenizer {self.name!r} cannot say how far an item is from other codewords")
 
     def encode(self, data: TokenizerInput, provenance=None):
-        """The final table of all items of ``data``; see :func:`~recbole_vsid.semantic_id.collisions.resolve_collisions`.
+        """The final table of all items of ``data``, collisions resolved as ``sid_collisions`` says.
 
         Raises:
             ValueError: the collisions exceed what the policy can resolve.
@@ -218,6 +231,33 @@ class Tokenizer(ABC):
             origin,
             distances=lambda rows, prefix, level: self.code_distances(data.embedding[rows], prefix, level),
             suffix_size=self.settings.suffix_size,
+        )
+
+    def extend(self, table, embedding, item_tokens, grow=False):
+        """``table``, which :meth:`encode` made, with new items behind the old ones, whose codes stay as they are.
+
+        Args:
+            table: :class:`~recbole_vsid.semantic_id.table.SemanticIDs`.
+            embedding: float32 ``[m, d]``, content of the new items, made as in ``fit``.
+            item_tokens: their external ids, ``[m]``.
+            grow: see :func:`~recbole_vsid.semantic_id.extend.extend_table`.
+
+        Raises:
+            ValueError: an item is there already, its content is NaN or infinite, or there is no room for it.
+        """
+        embedding = np.asarray(embedding, dtype=np.float32)
+        finite = np.isfinite(embedding).all(1)
+        if not finite.all():
+            raise ValueError(f"the content of item {str(item_tokens[finite.argmin()])!r} holds NaN or infinite values")
+        codes, lengths = self.assign(embedding)
+        return extend_table(
+            table,
+            codes,
+            lengths,
+            item_tokens,
+            self.vocab_sizes,
+            distances=lambda rows, prefix, level: self.code_distances(embedding[rows], prefix, level),
+            grow=grow,
         )
 
 

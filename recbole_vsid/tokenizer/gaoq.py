@@ -1,9 +1,9 @@
 """GAOQ, the quantiser of ReSID: hierarchical balanced k-means whose codes mean the same under every parent.
 
-Two levels of balanced clusters, then every item is a leaf of its own. Below the root the children of each parent
-are numbered by a Hungarian match of (child - parent) to one orthonormal set of directions per level, shared by
-all parents (arXiv 2602.02338; the numbering is in alignment.py, the clustering in balanced.py). No gradients, no collisions: the
-last level tells the items of a cell apart, so there is no disambiguation token.
+Two levels of balanced clusters (balanced.py), then every item is a leaf of its own. Below the root the children of
+each parent are numbered by a Hungarian match of (child - parent) to one orthonormal set of directions per level,
+shared by all parents (alignment.py; arXiv 2602.02338, Algorithm 1). No gradients, no collisions: the last level tells
+the items of a cell apart, so there is no disambiguation token.
 """
 
 from __future__ import annotations
