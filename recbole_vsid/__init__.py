@@ -5,6 +5,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "run": "recbole_vsid.quick_start",
     "load": "recbole_vsid.quick_start",
+    "tokenize": "recbole_vsid.tokenization",
     "Config": "recbole_vsid.config",
     "SemanticIDs": "recbole_vsid.semantic_id",
 }

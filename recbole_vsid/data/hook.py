@@ -67,7 +67,8 @@ def fit_tokenizer(dataset):
         report = diagnose(table, data.popularity, errors, embedding, dataset.training, config["seed"])
         tensors = {f"tokenizer.{name}": tensor for name, tensor in tokenizer.state_dict().items()}
         tensors |= {"codes": torch.from_numpy(table.codes.copy()), "lengths": torch.from_numpy(table.lengths.copy())}
-        return tensors, {"table": table.plain(), "report": {"tokenizer": tokenizer.name, **cost, **report}}
+        names = {"tokenizer": tokenizer.name, "content": [block["encoder"] for block in provenance]}
+        return tensors, {"table": table.plain(), "report": {**names, **cost, **report}}
 
     key = {
         "tokenizer": tokenizer.name,
@@ -104,7 +105,8 @@ def imported_table(dataset):
     table = replace(table, provenance={**table.provenance, **origin})
     report = diagnose(table, dataset.popularity(), sequences=dataset.training, seed=config["seed"])
     getLogger().info(f"Semantic IDs of {table.n_items - 1:,} items from {config['sid_file']}")
-    return table, {"tokenizer": "file", "fit_seconds": 0.0, "content_seconds": 0.0, **report}
+    names = {"tokenizer": "file", "content": []}
+    return table, {**names, "fit_seconds": 0.0, "content_seconds": 0.0, "peak_memory_mb": None, **report}
 
 
 def new_tokenizer(config):

@@ -214,8 +214,9 @@ def _group_sizes(report):
 
 COMPARISON = (
     (
+        ("item content", lambda report: " + ".join(_get(report, "content") or [NOTHING])),
+        ("making the content, seconds", _cell("{:,.1f}", "content_seconds")),
         ("fitting the tokenizer, seconds", _cell("{:,.1f}", "fit_seconds")),
-        ("item content, seconds", _cell("{:,.1f}", "content_seconds")),
         ("peak memory of the process, MB", _cell("{:,}", "peak_memory_mb")),
     ),
     (

@@ -80,6 +80,7 @@ class TestGAOQ(TokenizerConformance):
     tokenizer = GAOQTokenizer
     quick = {"branches": [4, 3]}
     tiny = {"branches": "auto"}
+    roomy = {"leaf_codes": 8}
 
     def test_a_vocabulary_larger_than_the_catalogue_is_refused(self):
         data, _ = clustered(n_items=10)

@@ -24,11 +24,13 @@ def clustered(n_items=60, n_clusters=4, d=12, seed=0, spread=0.15):
 
 
 class TokenizerConformance:
-    """Attributes: ``tokenizer``, the class; ``quick``, settings that fit in a second; ``tiny`` for three items."""
+    """Attributes: ``tokenizer``, the class; ``quick``, settings that fit in a second; ``tiny`` for three items;
+    ``roomy``, settings with codes left for new items."""
 
     tokenizer = None
     quick = {}
     tiny = {}
+    roomy = {}
 
     def fit(self, data, seed=1, **changes):
         return self.tokenizer(self.tokenizer.Settings(**{**self.quick, **changes}), seed=seed).fit(data)
@@ -81,6 +83,33 @@ class TokenizerConformance:
         table = self.fit(data).encode(data)
         assert table.unique and table.prefix_free and table.n_items == len(data.embedding)
         assert table.provenance["tokenizer"] == self.tokenizer.name and table.provenance["seed"] == 1
+
+    def test_every_policy_for_collisions_gives_a_table(self):
+        data, _ = clustered()
+        for policy in self.tokenizer.Settings.policies:
+            table = self.fit(data, collisions=policy).encode(data)
+            assert table.provenance["collisions"]["policy"] == policy
+            assert table.unique == (policy != "none") and table.suffix == (policy == "suffix")
+
+    def test_the_smallest_distance_is_at_the_code_of_the_item(self):
+        if not {"nearest", "sinkhorn"} & set(self.tokenizer.Settings.policies):
+            pytest.skip("its codes are never moved")
+        data, _ = clustered()
+        fitted = self.fit(data)
+        codes, _ = fitted.assign(data.embedding[1:])
+        for level, size in enumerate(fitted.vocab_sizes):
+            distances = fitted.code_distances(data.embedding[1:], codes, level)
+            assert distances.shape == (60, size)
+            assert np.array_equal(distances.argmin(1), codes[:, level])
+
+    def test_new_items_are_added_behind_the_old_ones(self):
+        data, _ = clustered()
+        fitted = self.fit(data, **self.roomy)
+        table = fitted.encode(data)
+        new = np.random.default_rng(4).normal(size=(2, data.embedding.shape[1])).astype(np.float32)
+        extended = fitted.extend(table, new, ["new 1", "new 2"], grow=True)
+        assert np.array_equal(extended.codes[:61, : table.max_length], table.codes) and extended.unique
+        assert extended.item_tokens[61:].tolist() == ["new 1", "new 2"]
 
     def test_items_of_a_cluster_share_their_first_code(self):
         data, cluster = clustered()

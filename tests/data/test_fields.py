@@ -282,7 +282,7 @@ def test_famae_never_sees_evaluation_events(built):
 
 
 @pytest.mark.parametrize(
-    "change", [{"famae_epochs": 2}, {"seed": 5}, {"enable_amp": False}, {"field_columns": ["kind"]}]
+    "change", [{"famae_epochs": 2}, {"seed": 5}, {"famae_bf16": False}, {"field_columns": ["kind"]}]
 )
 def test_everything_that_matters_is_part_of_the_identity(built, change):
     assert famae_identity(built(SIDE)) == famae_identity(built(SIDE))

@@ -124,7 +124,7 @@ def test_printed_tables_stay_short():
 
 
 def test_tables_side_by_side():
-    cost = {"fit_seconds": 12.34, "content_seconds": 0.5, "peak_memory_mb": 1234}
+    cost = {"content": ["text", "famae"], "fit_seconds": 12.34, "content_seconds": 0.5, "peak_memory_mb": 1234}
     reports = {
         "full": make_report(**cost),
         "moved": make_report("nearest"),
@@ -132,7 +132,8 @@ def test_tables_side_by_side():
     }
     text = printed(print_comparison_of_tables, reports)
     assert cells(text, "fitting the tokenizer, seconds") == ["12.3", NOTHING, NOTHING]
-    assert cells(text, "item content, seconds") == ["0.5", NOTHING, NOTHING]
+    assert cells(text, "item content") == ["text + famae", NOTHING, NOTHING]
+    assert cells(text, "making the content, seconds") == ["0.5", NOTHING, NOTHING]
     assert cells(text, "peak memory of the process, MB") == ["1,234", NOTHING, NOTHING]
     assert cells(text, "vocabulary") == ["5 5 5", "5 5 5", "2 for all"]
     assert cells(text, "all tokens per item") == ["4.000", "3.000", NOTHING]
