@@ -12,6 +12,7 @@ the list of dataset arguments grew with every instance.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from pathlib import Path
 
@@ -286,6 +287,11 @@ class Config(RecBoleConfig):
     def external_plain(self):
         """The user's own settings (files, then command line), as plain values."""
         return {key: _plain(value) for key, value in self.external_config_dict.items() if key != "resume"}
+
+    def run_hash(self):
+        """Identity of a run: its settings and where its data are; two data sets of one name are not the same."""
+        places = [os.path.abspath(self[key]) for key in ("data_path", "content_file", "sid_file") if self[key]]
+        return content_hash(self.hash(), places)[:10]
 
     def hash(self):
         """Identity of :meth:`plain`, the same on every machine."""

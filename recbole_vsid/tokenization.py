@@ -16,7 +16,7 @@ from recbole_vsid.config import Config
 from recbole_vsid.data.dataset import SemanticIDDataset
 from recbole_vsid.registry import get_tokenizer
 from recbole_vsid.semantic_id.exchange import NUMBERED, format_of, write_table
-from recbole_vsid.storage import check_writable, content_hash, write_json
+from recbole_vsid.storage import check_writable, write_json
 
 
 class SemanticIDsOnly(SequentialRecommender):
@@ -46,7 +46,7 @@ def tokenize(dataset=None, config_file_list=None, config_dict=None, table_file=N
     """
     config = Config(SemanticIDsOnly, dataset, config_file_list, config_dict)
     source = "file" if config["sid_file"] else config["tokenizer"]
-    name = f"{source}-{config['dataset']}-seed{config['seed']}-{_identity(config)}.safetensors"
+    name = f"{source}-{config['dataset']}-seed{config['seed']}-{config.run_hash()}.safetensors"
     file = Path(table_file or Path(config["checkpoint_dir"]) / "semantic_ids" / name)
     check_writable(file, "table_file")
     ids = file.with_name(file.stem + ".ids.txt") if format_of(file, table_format) in NUMBERED else None
@@ -73,8 +73,10 @@ def compare(tokenizers, dataset=None, config_file_list=None, config_dict=None):
         dict: name → diagnostics, or name → the message of its error.
 
     Raises:
-        ValueError: an unknown tokenizer, or a setting that none of them knows.
+        ValueError: no or an unknown tokenizer, or a setting that none of them knows.
     """
+    if not tokenizers:
+        raise ValueError("compare names no tokenizer; write --compare=rkmeans,rqvae")
     settings = dict(config_dict or {})
     known = {name: set(get_tokenizer(name).Settings.keys()) for name in tokenizers}
     every_key = set().union(*known.values())
@@ -98,8 +100,3 @@ def compare(tokenizers, dataset=None, config_file_list=None, config_dict=None):
 def _report(tokenizer, dataset, config_file_list, settings):
     result = tokenize(dataset, config_file_list, {**settings, "tokenizer": tokenizer})
     return {key: value for key, value in result.items() if key not in ("table", "file")}
-
-
-def _identity(config):
-    places = [str(Path(config[key]).absolute()) for key in ("data_path", "content_file", "sid_file") if config[key]]
-    return content_hash(config.hash(), places)[:10]

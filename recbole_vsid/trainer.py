@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import random
 import time
 from contextlib import nullcontext
@@ -24,16 +23,14 @@ from recbole_vsid.averaging import WeightAverage
 from recbole_vsid.evaluation.collector import ProtocolCollector
 from recbole_vsid.optimizer import MuonAdamW
 from recbole_vsid.semantic_id import SemanticIDs
-from recbole_vsid.storage import content_hash, load_checkpoint, save_checkpoint
+from recbole_vsid.storage import load_checkpoint, save_checkpoint
 
 PLAIN = (str, int, float, bool, type(None), torch.Tensor)
 
 
 def run_folder(config):
     """Where a run keeps its files: one folder per model, dataset, seed, configuration and place of the data."""
-    places = [os.path.abspath(config[key]) for key in ("data_path", "content_file", "sid_file") if config[key]]
-    identity = content_hash(config.hash(), places)[:10]  # two data sets of one name must not share a folder
-    name = f"{config['model']}-{config['dataset']}-seed{config['seed']}-{identity}"
+    name = f"{config['model']}-{config['dataset']}-seed{config['seed']}-{config.run_hash()}"
     return Path(config["checkpoint_dir"]) / name
 
 

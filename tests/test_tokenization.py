@@ -74,6 +74,7 @@ def test_one_that_fails_does_not_stop_the_others(settings):
         (["tokenize", "--model=VLSID"], "tokenize trains no model; leave out --model=VLSID"),
         (["tokenize", "--tokenizer=rqvea"], "unknown tokenizer 'rqvea'. Did you mean 'rqvae'?"),
         (["tokenize", "--compare=rkmeans,nothing"], "unknown tokenizer 'nothing'"),
+        (["tokenize", "--compare="], "compare names no tokenizer"),
         (["tokenize", "--compare=rkmeans", "--table_file=x.json"], "--compare goes without"),
         (["tokenize", "--compare=rkmeans", "--sid_updates=3"], "none of rkmeans knows the setting 'sid_updates'"),
         (["tokenize", "--tokenizer=rkmeans", "--table_file=x.csv"], "x.csv"),

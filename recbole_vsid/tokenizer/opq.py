@@ -19,27 +19,13 @@ import math
 from dataclasses import dataclass
 from itertools import islice
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
-from recbole_vsid.tokenizer.base import Tokenizer, TokenizerSettings, unit_rows
-from recbole_vsid.tokenizer.defaults import (
-    fixed_chunks,
-    require_choice,
-    require_integer,
-    require_real,
-    resolve_vocab_size,
-)
-from recbole_vsid.tokenizer.kmeans import (
-    check_fit_rows,
-    fit_sample,
-    lloyd_step,
-    nearest,
-    random_rows,
-    squared_distances,
-)
+from recbole_vsid.tokenizer.base import TokenizerSettings
+from recbole_vsid.tokenizer.codebooks import CodebookTokenizer
+from recbole_vsid.tokenizer.defaults import require_choice, require_integer, require_real, resolve_vocab_size
+from recbole_vsid.tokenizer.kmeans import check_fit_rows, fit_sample, lloyd_step, random_rows
 
 # Variances below this share of the largest are rounding errors; their logarithms would upset the allocation.
 SMALLEST_VARIANCE = 1e-6
@@ -70,12 +56,11 @@ class OPQSettings(TokenizerSettings):
         check_fit_rows(self)
 
 
-class OPQTokenizer(Tokenizer):
+class OPQTokenizer(CodebookTokenizer):
     """Product quantisation, by default with a learnt rotation (``opq``)."""
 
     name = "opq"
     Settings = OPQSettings
-    shared_vocabulary = False
 
     rotation = None  # [d, n_levels * w], orthonormal rows
     centroids = None  # [n_levels, V, w]
@@ -103,52 +88,24 @@ class OPQTokenizer(Tokenizer):
             before = error
         return self
 
-    @torch.no_grad()
-    def assign(self, embedding):
-        self._require_fitted()
-        codes = np.empty((len(embedding), len(self.centroids)), dtype=np.int32)
-        for rows, (chunk,) in fixed_chunks(embedding):
-            for level, part in enumerate(self._parts(chunk)):
-                labels = nearest(part, self.centroids[level])
-                codes[rows, level] = labels[: rows.stop - rows.start].cpu().numpy()
-        return codes, np.full(len(codes), codes.shape[1], dtype=np.int32)
+    @property
+    def codebooks(self):
+        return self.centroids
 
-    @torch.no_grad()
-    def code_distances(self, embedding, codes, level):
-        """See :meth:`Tokenizer.code_distances`; subspaces are independent, so ``codes`` does not matter."""
-        self._require_fitted()
-        distances = np.empty((len(embedding), self.centroids.size(1)), dtype=np.float32)
-        for rows, (chunk,) in fixed_chunks(embedding):
-            all_distances = squared_distances(self._parts(chunk)[level], self.centroids[level])
-            distances[rows] = all_distances[: rows.stop - rows.start].cpu().numpy()
-        return distances
+    def begin(self, x):
+        """The rotated vectors, one part per subspace."""
+        return (x @ self.rotation).split(self.centroids.size(2), dim=1)
 
-    @torch.no_grad()
-    def prefix_errors(self, embedding, codes):
-        """See :meth:`Tokenizer.prefix_errors`; the subspaces behind a prefix count as zero.
+    def query(self, begun, level, codes):
+        """The part of the subspace; what stands in the others does not matter."""
+        return begun[level]
 
-        Raises:
-            ValueError: ``codes`` has other than ``n_levels`` columns or holds something else than codewords.
-        """
-        self._require_fitted()
-        codes = np.asarray(codes)
-        n_levels, vocab_size, width = self.centroids.shape
-        if codes.shape != (len(embedding), n_levels) or (codes < 0).any() or (codes >= vocab_size).any():
-            raise ValueError(f"codes must be {(len(embedding), n_levels)} in 0..{vocab_size - 1}")
-        back = self.rotation.t().split(width)
-        errors = np.empty(codes.shape, dtype=np.float32)
-        for rows, (chunk, ids) in fixed_chunks(embedding, codes.astype(np.int64)):
-            x, total = torch.from_numpy(unit_rows(chunk)).to(self.device), 0
-            for level, centroids in enumerate(self.centroids):
-                total = total + centroids[torch.from_numpy(ids[:, level]).to(self.device)] @ back[level]
-                error = (x - F.normalize(total, dim=-1)).square().sum(-1)
-                errors[rows, level] = error[: rows.stop - rows.start].cpu().numpy()
-        return errors
-
-    def _parts(self, chunk):
-        """The subspace vectors of ``chunk``, T times ``[rows, w]``."""
-        rotated = torch.from_numpy(unit_rows(chunk)).to(self.device) @ self.rotation
-        return rotated.split(self.centroids.size(2), dim=1)
+    def decode(self, codes):
+        """Codewords rotated back; the subspaces behind a prefix count as zero."""
+        total, parts_back = 0, self.rotation.t().split(self.centroids.size(2))
+        for centroids, back, labels in zip(self.centroids, parts_back, codes.unbind(1)):
+            total = total + centroids[labels] @ back
+            yield total
 
     def state_dict(self):
         self._require_fitted()
@@ -164,15 +121,6 @@ class OPQTokenizer(Tokenizer):
         if not fits or state["rotation"].shape[1:] != (len(state["centroids"]) * state["centroids"].size(2),):
             raise ValueError(f"this is no state of tokenizer {self.name!r}: it has {sorted(state)}")
         self.rotation, self.centroids = (state[key].to(self.device, torch.float32) for key in ("rotation", "centroids"))
-
-    @property
-    def vocab_sizes(self):
-        self._require_fitted()
-        return (self.centroids.size(1),) * len(self.centroids)
-
-    def _require_fitted(self):
-        if self.centroids is None:
-            raise RuntimeError(f"tokenizer {self.name!r} has no centroids yet: call fit() or load_state_dict() first")
 
 
 @torch.no_grad()

@@ -20,22 +20,10 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from recbole_vsid.tokenizer.base import Tokenizer, TokenizerSettings, unit_rows
-from recbole_vsid.tokenizer.defaults import (
-    fixed_chunks,
-    require_choice,
-    require_integer,
-    require_real,
-    resolve_vocab_size,
-)
-from recbole_vsid.tokenizer.kmeans import (
-    INITIALISATIONS,
-    check_fit_rows,
-    fit_sample,
-    kmeans,
-    nearest,
-    squared_distances,
-)
+from recbole_vsid.tokenizer.base import TokenizerSettings
+from recbole_vsid.tokenizer.codebooks import CodebookTokenizer
+from recbole_vsid.tokenizer.defaults import require_choice, require_integer, require_real, resolve_vocab_size
+from recbole_vsid.tokenizer.kmeans import INITIALISATIONS, check_fit_rows, fit_sample, kmeans
 
 # A residual this short is the rounding error of an item that is a centroid itself: it has no direction.
 SHORTEST_RESIDUAL = 1e-5
@@ -70,12 +58,11 @@ class RKMeansSettings(TokenizerSettings):
             self.require(name, isinstance(getattr(self, name), bool), "True or False")
 
 
-class RKMeansTokenizer(Tokenizer):
+class RKMeansTokenizer(CodebookTokenizer):
     """Residual k-means (``rkmeans``)."""
 
     name = "rkmeans"
     Settings = RKMeansSettings
-    shared_vocabulary = False
 
     centroids = None  # [n_levels, V, D]
     residual_norms = None  # [n_levels], mean of |R_l| over the rows of the fit; None if residuals are not normalised
@@ -110,65 +97,27 @@ class RKMeansTokenizer(Tokenizer):
         self.residual_norms = torch.stack(norms).float() if norms else None
         return self
 
-    @torch.no_grad()
-    def assign(self, embedding):
-        self._require_fitted()
-        codes = np.empty((len(embedding), len(self.centroids)), dtype=np.int32)
-        for rows, (chunk,) in fixed_chunks(embedding):
-            residual = self._start(chunk)
-            for level, centroids in enumerate(self.centroids):
-                labels = nearest(residual, centroids)
-                residual = self._left_over(residual, centroids[labels])
-                codes[rows, level] = labels[: rows.stop - rows.start].cpu().numpy()
-        return codes, np.full(len(codes), codes.shape[1], dtype=np.int32)
+    @property
+    def codebooks(self):
+        return self.centroids
 
-    @torch.no_grad()
-    def code_distances(self, embedding, codes, level):
-        """See :meth:`Tokenizer.code_distances`: squared distances of what ``codes`` before ``level`` leave over."""
-        self._require_fitted()
-        distances = np.empty((len(embedding), self.centroids.size(1)), dtype=np.float32)
-        for rows, (chunk, ids) in fixed_chunks(embedding, np.asarray(codes, dtype=np.int64)[:, :level]):
-            residual, ids = self._start(chunk), torch.from_numpy(ids).to(self.device)
-            for before in range(level):
-                residual = self._left_over(residual, self.centroids[before][ids[:, before]])
-            all_distances = squared_distances(residual, self.centroids[level])
-            distances[rows] = all_distances[: rows.stop - rows.start].cpu().numpy()
-        return distances
+    def query(self, begun, level, codes):
+        """What the centroids ``codes`` leave over of the unit vectors ``begun``."""
+        for centroids, labels in zip(self.centroids, codes.unbind(1)):
+            begun = begun - centroids[labels]
+            if self.residual_norms is not None:
+                begun = direction(begun)
+        return begun
 
-    @torch.no_grad()
-    def prefix_errors(self, embedding, codes):
-        """See :meth:`Tokenizer.prefix_errors`; prefix *l* is decoded to the unit vector of its centroids' sum.
-
-        Of normalised residuals it is the weighted sum that the head of this module describes.
-
-        Raises:
-            ValueError: ``codes`` has other than ``n_levels`` columns or holds something else than codewords.
-        """
-        self._require_fitted()
-        codes = np.asarray(codes)
-        n_levels, vocab_size, _ = self.centroids.shape
-        if codes.shape != (len(embedding), n_levels) or (codes < 0).any() or (codes >= vocab_size).any():
-            raise ValueError(f"codes must be {(len(embedding), n_levels)} in 0..{vocab_size - 1}")
-        scaled = self.centroids
+    def decode(self, codes):
+        """Sums of centroids; of normalised residuals the weighted sum that the head of this module describes."""
+        scales = torch.ones(len(self.centroids))
         if self.residual_norms is not None:
-            scale = torch.cat([self.residual_norms.new_ones(1), self.residual_norms[:-1].cumprod(0)])
-            scaled = scaled * scale[:, None, None]
-        errors = np.empty(codes.shape, dtype=np.float32)
-        for rows, (chunk, ids) in fixed_chunks(embedding, codes.astype(np.int64)):
-            x, total = self._start(chunk), 0
-            for level, centroids in enumerate(scaled):
-                total = total + centroids[torch.from_numpy(ids[:, level]).to(self.device)]
-                error = (x - F.normalize(total, dim=-1)).square().sum(-1)
-                errors[rows, level] = error[: rows.stop - rows.start].cpu().numpy()
-        return errors
-
-    def _start(self, chunk):
-        return torch.from_numpy(unit_rows(chunk)).to(self.device)
-
-    def _left_over(self, residual, codewords):
-        """What the next level quantises."""
-        residual = residual - codewords
-        return residual if self.residual_norms is None else direction(residual)
+            scales[1:] = self.residual_norms[:-1].cumprod(0)
+        total = 0
+        for centroids, scale, labels in zip(self.centroids, scales.tolist(), codes.unbind(1)):
+            total = total + scale * centroids[labels]
+            yield total
 
     def state_dict(self):
         self._require_fitted()
@@ -185,15 +134,6 @@ class RKMeansTokenizer(Tokenizer):
             raise ValueError(f"this is no state of tokenizer {self.name!r}: it has {sorted(state)}")
         restored = {name: tensor.to(self.device, torch.float32) for name, tensor in state.items()}
         self.centroids, self.residual_norms = restored["centroids"], restored.get("residual_norms")
-
-    @property
-    def vocab_sizes(self):
-        self._require_fitted()
-        return (self.centroids.size(1),) * len(self.centroids)
-
-    def _require_fitted(self):
-        if self.centroids is None:
-            raise RuntimeError(f"tokenizer {self.name!r} has no centroids yet: call fit() or load_state_dict() first")
 
 
 def direction(rows):

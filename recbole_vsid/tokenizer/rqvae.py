@@ -18,16 +18,16 @@ from torch import nn
 from tqdm import tqdm
 
 from recbole_vsid.semantic_id.collisions import collision_figures
-from recbole_vsid.tokenizer.base import Tokenizer, TokenizerSettings, unit_rows
+from recbole_vsid.tokenizer.base import TokenizerSettings
+from recbole_vsid.tokenizer.codebooks import CodebookTokenizer
 from recbole_vsid.tokenizer.defaults import (
-    fixed_chunks,
     local_seed,
     require_choice,
     require_integer,
     require_real,
     resolve_vocab_size,
 )
-from recbole_vsid.tokenizer.kmeans import nearest, squared_distances
+from recbole_vsid.tokenizer.kmeans import nearest
 from recbole_vsid.tokenizer.residual import ResidualQuantizer, RunningMeans, balanced_codes, quantisation_loss
 
 # sid_epochs="auto" makes this many updates, but goes over a large catalogue at least a few times.
@@ -122,12 +122,11 @@ def mlp(sizes):
     return nn.Sequential(*layers[:-1])
 
 
-class RQVAETokenizer(Tokenizer):
+class RQVAETokenizer(CodebookTokenizer):
     """RQ-VAE on the L2-normalised item vectors (``rqvae``)."""
 
     name = "rqvae"
     Settings = RQVAESettings
-    shared_vocabulary = False
 
     model = None
 
@@ -183,7 +182,7 @@ class RQVAETokenizer(Tokenizer):
         settings = self.settings
         choose = balanced_codes if settings.sinkhorn else nearest
         for batch in batches:
-            x = self._rows(embedding[batch])
+            x = self._unit(embedding[batch])
             loss, levels = self.model.loss(x, choose, settings.beta, settings.vq_weight)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -218,10 +217,7 @@ class RQVAETokenizer(Tokenizer):
         n_rows = max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CODEWORD * self.vocab_sizes[0])
         if n_rows < len(embedding):
             embedding = embedding[np.sort(rng.choice(len(embedding), n_rows, replace=False))]
-        return self._rows(embedding)
-
-    def _rows(self, embedding):
-        return torch.from_numpy(unit_rows(embedding)).to(self.device)
+        return self._unit(embedding)
 
     @torch.no_grad()
     def _latent(self, rows):
@@ -229,60 +225,21 @@ class RQVAETokenizer(Tokenizer):
 
     # --------------------------------------------------------------- encoding
 
-    @torch.no_grad()
-    def assign(self, embedding):
-        self._require_fitted()
-        quantizer = self.model.quantizer
-        codes = np.empty((len(embedding), len(quantizer.codebooks)), dtype=np.int32)
-        for rows, (chunk,) in fixed_chunks(embedding):
-            residual = self._latent(self._rows(chunk))
-            for level, codebook in enumerate(quantizer.codebooks):
-                labels = nearest(residual, codebook)
-                residual = residual - codebook[labels]
-                codes[rows, level] = labels[: rows.stop - rows.start].cpu().numpy()
-        return codes, np.full(len(codes), codes.shape[1], dtype=np.int32)
-
-    @torch.no_grad()
-    def code_distances(self, embedding, codes, level):
-        """Squared distances in the latent space; see :meth:`Tokenizer.code_distances`."""
-        self._require_fitted()
-        quantizer = self.model.quantizer
-        distances = np.empty((len(embedding), self.vocab_sizes[level]), dtype=np.float32)
-        for rows, (chunk, ids) in fixed_chunks(embedding, np.asarray(codes, dtype=np.int64)[:, :level]):
-            residual = quantizer.residual(self._latent(self._rows(chunk)), torch.from_numpy(ids).to(self.device))
-            of_chunk = squared_distances(residual, quantizer.codebooks[level])
-            distances[rows] = of_chunk[: rows.stop - rows.start].cpu().numpy()
-        return distances
-
-    @torch.no_grad()
-    def prefix_errors(self, embedding, codes):
-        """See :meth:`Tokenizer.prefix_errors`; a prefix is decoded from the sum of its codewords.
-
-        Raises:
-            ValueError: ``codes`` has other than ``n_levels`` columns or holds something else than codewords.
-        """
-        self._require_fitted()
-        codes = np.asarray(codes)
-        n_levels, vocab_size, _ = self.model.quantizer.codebooks.shape
-        if codes.shape != (len(embedding), n_levels) or (codes < 0).any() or (codes >= vocab_size).any():
-            raise ValueError(f"codes must be {(len(embedding), n_levels)} in 0..{vocab_size - 1}")
-        errors = np.empty(codes.shape, dtype=np.float32)
-        for rows, (chunk, ids) in fixed_chunks(embedding, codes.astype(np.int64)):
-            sums = self.model.quantizer.partial_sums(torch.from_numpy(ids).to(self.device))
-            decoded = F.normalize(self.model.decoder(sums), dim=2)
-            of_chunk = (decoded - self._rows(chunk)).square().sum(2)
-            errors[rows] = of_chunk.t()[: rows.stop - rows.start].cpu().numpy()
-        return errors
-
     @property
-    def vocab_sizes(self):
-        self._require_fitted()
-        n_levels, vocab_size, _ = self.model.quantizer.codebooks.shape
-        return (vocab_size,) * n_levels
+    def codebooks(self):
+        return None if self.model is None else self.model.quantizer.codebooks
 
-    def _require_fitted(self):
-        if self.model is None:
-            raise RuntimeError(f"tokenizer {self.name!r} has no weights yet: call fit() or load_state_dict() first")
+    def begin(self, x):
+        """The latent vectors."""
+        return self.model.encoder(x)
+
+    def query(self, begun, level, codes):
+        """What the codewords ``codes`` leave over of the latent vectors ``begun``."""
+        return self.model.quantizer.residual(begun, codes)
+
+    def decode(self, codes):
+        """The sums of the codewords through the decoder."""
+        return map(self.model.decoder, self.model.quantizer.partial_sums(codes))
 
     # ------------------------------------------------------------------ state
 
