@@ -120,19 +120,16 @@ def _train(files, settings):
 
 
 def _tokenize(files, settings):
-    from rich.console import Console
-
     from recbole_vsid.semantic_id.report import print_comparison_of_tables, print_diagnostics
     from recbole_vsid.tokenization import compare, tokenize
 
     table_file, table_format = settings.pop("table_file", None), settings.pop("table_format", None)
     names = settings.pop("compare", None)
-    console = Console(width=None if sys.stdout.isatty() else 120)  # 80 columns are too few for tables side by side
     if "model" in settings:
         raise ValueError(f"tokenize trains no model; leave out --model={settings['model']}")
     if names is None:
         result = tokenize(settings["dataset"], files, settings, table_file, table_format)
-        print_diagnostics(result, console)
+        print_diagnostics(result)
         print(f"Semantic IDs: {result['file']}")
         return 0
     if table_file or table_format or "tokenizer" in settings:
@@ -140,7 +137,7 @@ def _tokenize(files, settings):
     reports = compare([name.strip() for name in names.split(",") if name.strip()], settings["dataset"], files, settings)
     failed = {name: report for name, report in reports.items() if isinstance(report, str)}
     if len(failed) < len(reports):
-        print_comparison_of_tables({name: reports[name] for name in reports if name not in failed}, console)
+        print_comparison_of_tables({name: reports[name] for name in reports if name not in failed})
     for name, message in failed.items():
         print(f"error: tokenizer {name}: {' '.join(message.split())}", file=sys.stderr)
     return 1 if failed else 0

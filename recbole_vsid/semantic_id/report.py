@@ -5,6 +5,8 @@ A value that a report does not hold, because it was not measured or there is not
 
 from __future__ import annotations
 
+import sys
+
 from rich.console import Console
 from rich.table import Table
 
@@ -29,7 +31,7 @@ def print_diagnostics(report, console=None):
         report: that dict, perhaps with ``tokenizer``.
         console: a ``rich.console.Console``; stdout by default.
     """
-    console = console or Console()
+    console = console or wide_console()
     console.print(_overall(report))
     console.print(_by_position(report))
     _explain(console)
@@ -43,7 +45,7 @@ def print_comparison_of_tables(reports, console=None):
             ``peak_memory_mb``.
         console: a ``rich.console.Console``; stdout by default.
     """
-    console = console or Console()
+    console = console or wide_console()
     view = _new_table("Semantic IDs side by side (several numbers: by position)")
     for name in reports:
         view.add_column(name, justify="right")
@@ -147,6 +149,11 @@ def _new_table(title):
     view = Table(title=title, title_justify="left")
     view.add_column("")
     return view
+
+
+def wide_console():
+    """The terminal, or 120 columns where the output goes to a file, which rich would take for 80."""
+    return Console(width=None if sys.stdout.isatty() else 120)
 
 
 def _explain(console):
