@@ -31,10 +31,10 @@ def text(dataset):
         raise ValueError(
             f"content=text: no item of {dataset.dataset_name!r} has any text for the template {template!r}"
         )
-    model = _load_model(config)
     for key in ("text_max_length", "text_batch_size"):
         if not isinstance(config[key], int) or config[key] < 1:
             raise ValueError(f"{key}={config[key]!r} is not usable: it must be a whole number of at least 1")
+    model = _load_model(config)
     model.max_seq_length = config["text_max_length"]
     with torch.autocast(torch.device(config["device"]).type, dtype=torch.bfloat16, enabled=config["text_bf16"]):
         vectors = model.encode(
