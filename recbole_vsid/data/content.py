@@ -50,7 +50,8 @@ def item_content(dataset):
         dataset: a :class:`~recbole_vsid.data.dataset.SemanticIDDataset` after its split.
 
     Returns:
-        float32 ``[n_items, d]`` with row 0 all zero, and a list of plain values saying how it was made.
+        float32 ``[n_items, d]`` with row 0 all zero, and per encoder plain values that say how its part was made,
+        among them the ``seconds`` it took.
 
     Raises:
         ValueError: unknown encoder, weights that do not match, items without content.
@@ -91,10 +92,8 @@ def _encode(name, dataset):
 
     def build():
         content = encode(dataset)
-        return {"matrix": torch.from_numpy(content.matrix)}, {
-            "details": content.details,
-            "unit_rows": content.unit_rows,
-        }
+        values = {"details": content.details, "unit_rows": content.unit_rows}
+        return {"matrix": torch.from_numpy(content.matrix)}, values
 
     key = identity(dataset) if identity else None
     tensors, values, hit = cached(dataset.config["cache_dir"] if identity else None, name, key, build)

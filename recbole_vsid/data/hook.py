@@ -82,9 +82,8 @@ def fit_tokenizer(dataset):
     tensors, values, hit = cached(config["cache_dir"], tokenizer.name, key, build)
     if hit:
         getLogger().info(f"Tokenizer {tokenizer.name} from the cache ({values['seconds']:.0f} s saved)")
-        tokenizer.load_state_dict(
-            {name[10:]: value for name, value in tensors.items() if name.startswith("tokenizer.")}
-        )
+        learnt = [name for name in tensors if name.startswith("tokenizer.")]
+        tokenizer.load_state_dict({name.removeprefix("tokenizer."): tensors[name] for name in learnt})
     table = SemanticIDs(tensors["codes"].numpy(), tensors["lengths"].numpy(), **values["table"])
     return tokenizer, table, values["report"]
 
