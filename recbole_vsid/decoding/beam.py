@@ -121,7 +121,7 @@ def _members(leaves, scores, trie):
     user = slot // leaves.size(1)
     counts = torch.bincount(user, minlength=len(leaves))
     column = torch.arange(slot.numel(), device=slot.device) - (counts.cumsum(0) - counts)[user]
-    all_items = leaves.new_zeros(len(leaves), int(counts.max()))
+    all_items = leaves.new_zeros(len(leaves), int(counts.max()) if len(leaves) else 0)
     all_scores = scores.new_full(all_items.shape, -torch.inf)
     all_items[user, column], all_scores[user, column] = items, scores.flatten()[slot]
     return all_items, all_scores

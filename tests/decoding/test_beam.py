@@ -232,8 +232,10 @@ def test_no_users(trie, table):
     def step(tokens, parents):
         return torch.zeros(0, 1, table.n_tokens)
 
-    items, scores = constrained_beam_search(step, trie, 5, k=3)
-    assert items.shape == scores.shape == (0, 3)
+    shared = PrefixTrie.from_table(make_table([(0,), (0,)], [1], unique=False, prefix_free=False))
+    for each in (trie, shared):
+        items, scores = constrained_beam_search(step, each, 5, k=3)
+        assert items.shape == scores.shape == (0, 3)
 
 
 @pytest.mark.parametrize("arguments, name", [({"beam_width": 0}, "beam_width"), ({"beam_width": 5, "k": 0}, "k must")])
