@@ -130,7 +130,7 @@ def _require_content(dataset, present):
     getLogger().warning(message)
 
 
-def _svd(matrix, dataset, what):
+def reduced_by_svd(matrix, dataset, what):
     """Truncated SVD of a sparse matrix to at most ``content_dim`` dimensions, float32."""
     wanted = dataset.config["content_dim"]
     if not isinstance(wanted, int) or wanted < 1:
@@ -181,7 +181,7 @@ def tfidf(dataset):
         weights = vectorizer.fit_transform(documents)
     except ValueError as error:  # sklearn: no term occurs twice
         raise ValueError(f"content=tfidf: no two items share a word in the columns {columns}: {error}") from error
-    reduced = _svd(weights, dataset, f"tfidf over {columns}")
+    reduced = reduced_by_svd(weights, dataset, f"tfidf over {columns}")
     return ItemContent(np.concatenate([np.zeros_like(reduced[:1]), reduced]), {"columns": columns})
 
 
@@ -204,7 +204,7 @@ def cooccurrence(dataset):
     pmi = np.log(counts.data * counts.data.sum() / (margin[counts.row] * margin[counts.col]))
     ppmi = coo_matrix((np.maximum(pmi, 0), (counts.row, counts.col)), counts.shape).tocsr()
     ppmi.eliminate_zeros()
-    reduced = _svd(ppmi, dataset, f"cooccurrence within {reach} events")
+    reduced = reduced_by_svd(ppmi, dataset, f"cooccurrence within {reach} events")
     # U·S weighs the first directions by S², too much for nearest neighbours; U·sqrt(S) is the usual choice.
     scale = np.sqrt(np.maximum(np.linalg.norm(reduced, axis=0), 1e-12))
     return ItemContent(np.asarray(reduced @ diags(1 / scale)), {"window": reach})

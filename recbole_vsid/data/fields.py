@@ -29,7 +29,7 @@ from recbole.utils import FeatureSource, FeatureType
 from scipy.sparse import coo_matrix
 from sklearn.feature_extraction.text import TfidfTransformer
 
-from recbole_vsid.data.content import ItemContent, _svd
+from recbole_vsid.data.content import ItemContent, reduced_by_svd
 from recbole_vsid.storage import content_hash
 from recbole_vsid.tokenizer.famae import FAMAESettings, ItemField
 from recbole_vsid.tokenizer.famae_training import train_famae, variance_shares
@@ -58,7 +58,7 @@ def fields(dataset):
     rows = np.concatenate([items for items, _ in hot])
     columns = np.concatenate([start + field.values[1:][place] - 1 for start, field, place in zip(starts, side, hot)])
     ones = coo_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), (dataset.item_num - 1, starts[-1]))
-    reduced = _svd(TfidfTransformer().fit_transform(ones.tocsr()), dataset, "fields")
+    reduced = reduced_by_svd(TfidfTransformer().fit_transform(ones.tocsr()), dataset, "fields")
     return ItemContent(np.concatenate([np.zeros_like(reduced[:1]), reduced]), {"fields": _described(side)})
 
 

@@ -248,16 +248,12 @@ def sinkhorn_reassign(codes, vocab_sizes, distances):
         colliding = np.flatnonzero(sizes[group.reshape(-1)] > 1)
         if len(colliding) == 0:
             break
-        new = np.concatenate(
-            [
-                sinkhorn(distances(colliding[members] + 1, codes[colliding[members]], last)).argmax(1)
-                for members in _groups(codes[colliding, :last])
-            ]
-        )
-        order = np.concatenate(_groups(codes[colliding, :last]))
-        if np.array_equal(codes[colliding[order], last], new):
+        families = [colliding[members] for members in _groups(codes[colliding, :last])]
+        new = [sinkhorn(distances(rows + 1, codes[rows], last)).argmax(1) for rows in families]
+        rows, new = np.concatenate(families), np.concatenate(new)
+        if np.array_equal(codes[rows, last], new):
             break
-        codes[colliding[order], last] = new
+        codes[rows, last] = new
     return codes
 
 

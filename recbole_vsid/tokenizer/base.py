@@ -115,6 +115,8 @@ class TokenizerSettings(Settings):
         size = self.suffix_size
         whole = isinstance(size, Integral) and not isinstance(size, bool) and size >= 1
         self.require("suffix_size", whole or size == "auto", "auto or a whole number of at least 1")
+        needed = self.collisions == "suffix" or size == "auto"
+        self.require("suffix_size", needed, f"auto with sid_collisions={self.collisions}, which adds no token")
 
 
 class Tokenizer(ABC):
@@ -208,6 +210,17 @@ class Tokenizer(ABC):
             float32 ``[n, V_level]``, smaller is nearer; the smallest stands at the code that :meth:`assign` gives.
         """
         raise NotImplementedError(f"tokenizer {self.name!r} cannot say how far an item is from other codewords")
+
+    def _full_length_codes(self, codes, n):
+        """``codes`` as an array, after checking that it is ``[n, T]`` of codewords.
+
+        Raises:
+            ValueError: another shape, or something else than codewords.
+        """
+        codes, sizes = np.asarray(codes), self.vocab_sizes
+        if codes.shape != (n, len(sizes)) or (codes < 0).any() or (codes >= np.asarray(sizes)).any():
+            raise ValueError(f"codes must be {(n, len(sizes))} and lie below {sizes}, as assign_full() gives them")
+        return codes
 
     def encode(self, data: TokenizerInput, provenance=None):
         """The final table of all items of ``data``, collisions resolved as ``sid_collisions`` says.

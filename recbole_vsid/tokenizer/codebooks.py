@@ -77,10 +77,7 @@ class CodebookTokenizer(Tokenizer):
             ValueError: ``codes`` has other than T columns or holds something else than codewords.
         """
         self._require_fitted()
-        codes = np.asarray(codes)
-        n_levels, vocab_size, _ = self.codebooks.shape
-        if codes.shape != (len(embedding), n_levels) or (codes < 0).any() or (codes >= vocab_size).any():
-            raise ValueError(f"codes must be {(len(embedding), n_levels)} in 0..{vocab_size - 1}")
+        codes = self._full_length_codes(codes, len(embedding))
         errors = np.empty(codes.shape, dtype=np.float32)
         for rows, (chunk, ids) in fixed_chunks(embedding, codes.astype(np.int64)):
             x = self._unit(chunk)

@@ -193,11 +193,8 @@ class FixedDVAETokenizer(Tokenizer):
             ValueError: ``codes`` has other than T columns or holds something else than codewords.
         """
         self._require_fitted()
-        codes = np.asarray(codes)
-        shape, size = (len(embedding), self.encoder.max_length), len(self.encoder.codebook)
-        if codes.shape != shape or (codes < 0).any() or (codes >= size).any():
-            raise ValueError(f"codes must be {shape} in 0..{size - 1}, as assign_full() gives them")
-        errors = np.empty(shape, dtype=np.float32)
+        codes = self._full_length_codes(codes, len(embedding))
+        errors = np.empty(codes.shape, dtype=np.float32)
         for rows, (x, ids) in fixed_chunks(embedding, codes.astype(np.int64)):
             x, ids = torch.from_numpy(unit_rows(x)).to(self.device), torch.from_numpy(ids).to(self.device)
             errors[rows] = squared_errors(x, self.decoder.decode(ids))[: rows.stop - rows.start].cpu().numpy()

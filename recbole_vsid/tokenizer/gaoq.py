@@ -264,9 +264,7 @@ class GAOQTokenizer(Tokenizer):
             ValueError: ``codes`` has other than three columns or holds something else than codes.
         """
         learnt = self._require_fitted()
-        codes = np.asarray(codes)
-        if codes.shape != (len(embedding), 3) or (codes < 0).any() or (codes >= self.vocab_sizes).any():
-            raise ValueError(f"codes must be {(len(embedding), 3)} and lie below {self.vocab_sizes}")
+        codes = self._full_length_codes(codes, len(embedding))
         errors = np.empty(codes.shape, dtype=np.float32)
         for start in range(0, len(codes), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)

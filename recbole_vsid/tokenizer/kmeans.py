@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from recbole_vsid.tokenizer.base import ROWS_AT_ONCE, unit_rows
-from recbole_vsid.tokenizer.defaults import require_integer
 
 INITIALISATIONS = ("random", "k-means++")
 
@@ -28,11 +27,6 @@ FEWEST_FIT_ROWS = 100_000
 
 
 # ------------------------------------------------------------------- sample
-
-
-def check_fit_rows(settings):
-    """Refuse a setting ``fit_rows`` that is neither "auto" nor a positive integer."""
-    require_integer(settings, "fit_rows", 1, auto=True)
 
 
 def fit_sample(settings, embedding, vocab_size, seed):

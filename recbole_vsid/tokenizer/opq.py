@@ -25,7 +25,7 @@ from tqdm import tqdm
 from recbole_vsid.tokenizer.base import TokenizerSettings
 from recbole_vsid.tokenizer.codebooks import CodebookTokenizer
 from recbole_vsid.tokenizer.defaults import require_choice, require_integer, require_real, resolve_vocab_size
-from recbole_vsid.tokenizer.kmeans import check_fit_rows, fit_sample, lloyd_step, random_rows
+from recbole_vsid.tokenizer.kmeans import fit_sample, lloyd_step, random_rows
 
 # Variances below this share of the largest are rounding errors; their logarithms would upset the allocation.
 SMALLEST_VARIANCE = 1e-6
@@ -53,7 +53,7 @@ class OPQSettings(TokenizerSettings):
         require_choice(self, "rotation", ("learned", "none"))
         require_integer(self, "max_iterations", 1)
         require_real(self, "tolerance", 0, 1)
-        check_fit_rows(self)
+        require_integer(self, "fit_rows", 1, auto=True)
 
 
 class OPQTokenizer(CodebookTokenizer):

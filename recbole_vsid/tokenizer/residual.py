@@ -11,10 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_vsid.semantic_id.collisions import SINKHORN_EPSILON, SINKHORN_ITERATIONS
 from recbole_vsid.tokenizer.kmeans import kmeans, nearest, squared_distances
-
-SINKHORN_EPSILON = 0.003
-SINKHORN_ITERATIONS = 50
 
 # A start that the training moves on from.
 KMEANS_ITERATIONS = 25

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from recbole_vsid.tokenizer.base import TokenizerSettings
 from recbole_vsid.tokenizer.codebooks import CodebookTokenizer
 from recbole_vsid.tokenizer.defaults import require_choice, require_integer, require_real, resolve_vocab_size
-from recbole_vsid.tokenizer.kmeans import INITIALISATIONS, check_fit_rows, fit_sample, kmeans
+from recbole_vsid.tokenizer.kmeans import INITIALISATIONS, fit_sample, kmeans
 
 # A residual this short is the rounding error of an item that is a centroid itself: it has no direction.
 SHORTEST_RESIDUAL = 1e-5
@@ -53,7 +53,7 @@ class RKMeansSettings(TokenizerSettings):
         require_choice(self, "init", INITIALISATIONS)
         require_integer(self, "max_iterations", 1)
         require_real(self, "tolerance", 0)
-        check_fit_rows(self)
+        require_integer(self, "fit_rows", 1, auto=True)
         for name in ("normalize_residuals", "popularity_weighted"):
             self.require(name, isinstance(getattr(self, name), bool), "True or False")
 

@@ -91,6 +91,11 @@ class TokenizerConformance:
             assert table.provenance["collisions"]["policy"] == policy
             assert table.unique == (policy != "none") and table.suffix == (policy == "suffix")
 
+    def test_a_size_of_suffixes_that_nothing_would_read_is_refused(self):
+        for policy in set(self.tokenizer.Settings.policies) - {"suffix"}:
+            with pytest.raises(ValueError, match=f"sid_suffix_size=9 is not usable.*sid_collisions={policy}"):
+                self.tokenizer.Settings(**{**self.quick, "collisions": policy, "suffix_size": 9})
+
     def test_the_smallest_distance_is_at_the_code_of_the_item(self):
         if not {"nearest", "sinkhorn"} & set(self.tokenizer.Settings.policies):
             pytest.skip("its codes are never moved")

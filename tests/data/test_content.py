@@ -173,7 +173,9 @@ def training_of(dataset):
 @pytest.mark.parametrize("reach", [1, 3])
 def test_cooccurrence_against_a_naive_computation(built, monkeypatch, reach):
     handed = []
-    monkeypatch.setattr(module, "_svd", lambda matrix, dataset, what: handed.append(matrix) or matrix.toarray())
+    monkeypatch.setattr(
+        module, "reduced_by_svd", lambda matrix, dataset, what: handed.append(matrix) or matrix.toarray()
+    )
     dataset = built(cooccurrence_window=reach)
     cooccurrence(dataset)
     naive = naive_ppmi(training_of(dataset), dataset.item_num, reach)

@@ -325,7 +325,9 @@ def test_a_decoder_returns_new_items_and_scores_old_ones_as_before():
 def test_a_tokenizer_extends_its_own_table(policy):
     data = zipf_catalogue(120, d=16)
     known = np.arange(101)
-    settings = RKMeansTokenizer.Settings(vocab_size=8, n_levels=2, collisions=policy, suffix_size=60)
+    settings = RKMeansTokenizer.Settings(
+        vocab_size=8, n_levels=2, collisions=policy, suffix_size=60 if policy == "suffix" else "auto"
+    )
     part = type(data)(data.embedding[known], data.popularity[known], data.item_tokens[known])
     tokenizer = RKMeansTokenizer(settings, seed=1).fit(part)
     if policy in ("nearest", "sinkhorn"):

@@ -120,7 +120,7 @@ def test_table(data):
     table = fitted(data).encode(data)
     assert table.max_length == 5 and not table.shared_vocabulary
     assert table.vocab_sizes[:4] == (16,) * 4
-    with pytest.raises(ValueError, match="0..15"):
+    with pytest.raises(ValueError, match=r"codes must be .* and lie below \(16, 16, 16, 16\)"):
         fitted(data).prefix_errors(data.embedding[1:], table.codes[1:, :4] - 1)
 
 
