@@ -66,7 +66,7 @@ def main():
     plain = [plain_search(model, tokens[u, : stream_lengths[u]], codes, options.beam_width) for u in range(len(items))]
     plain_seconds = time.perf_counter() - started
     started = time.perf_counter()
-    ours, _ = constrained_beam_search(model.start_decoding(items, lengths), model.trie, options.beam_width)
+    ours, _ = constrained_beam_search(model.start_decoding(rows), model.trie, options.beam_width)
     seconds = time.perf_counter() - started
     model.bf16 = True
     started = time.perf_counter()

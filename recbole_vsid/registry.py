@@ -14,6 +14,8 @@ import torch
 
 MODELS = {
     "VLSID": "recbole_vsid.model.vlsid:VLSID",
+    "TIGER": "recbole_vsid.model.tiger:TIGER",
+    "ReSID": "recbole_vsid.model.resid:ReSID",
 }
 
 TOKENIZERS = {

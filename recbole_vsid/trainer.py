@@ -40,7 +40,7 @@ class ProtocolTrainerMixin:
     Attributes:
         best_protocols: results of both protocols at the best validation.
         train_seconds, trained_examples: time spent in training epochs, and the targets trained in it.
-        evaluation_seconds, evaluated_users: the same for evaluation.
+        evaluation_seconds, evaluated_users: the same for the last evaluation.
     """
 
     def __init__(self, config, model):
@@ -90,9 +90,17 @@ class ProtocolTrainerMixin:
         self.eval_collector.start(dataset.consumed)
         started = time.perf_counter()
         result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
-        self.evaluation_seconds += time.perf_counter() - started
-        self.evaluated_users += eval_data.sample_size
+        self.evaluation_seconds = time.perf_counter() - started
+        self.evaluated_users = eval_data.sample_size
         return result
+
+    def selection(self, n_users):
+        """Which part of a validation of ``n_users`` users chooses the weights, in words; empty: all of it."""
+        return ""
+
+    def validation_result(self, valid_data):
+        """Both protocols' metrics on all of ``valid_data`` for the chosen weights; None if there was no validation."""
+        return self.best_protocols
 
     def _valid_epoch(self, valid_data, show_progress=False):
         score, result = super()._valid_epoch(valid_data, show_progress)
@@ -135,12 +143,15 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
     Settings: ``learner`` (RecBole's, or ``muon`` with ``muon_learning_rate`` for the model's hidden matrices and AdamW
     for the rest), ``learning_rate``, ``warmup_fraction`` and ``min_learning_rate_ratio`` (linear warm-up, then cosine,
     over the planned epochs), ``weight_decay`` (AdamW's matrices only), ``clip_grad_norm``, ``enable_amp`` (bf16),
-    ``ema_decay`` (:class:`~recbole_vsid.averaging.WeightAverage`: what is evaluated and saved as ``best.pth``).
+    ``ema_decay`` (:class:`~recbole_vsid.averaging.WeightAverage`: what is evaluated and saved as ``best.pth``),
+    ``valid_users`` and ``valid_beam_width`` (validation during training on a fixed sample with a narrower beam; what is
+    reported is always measured on everybody at full width).
     """
 
     def __init__(self, config, model):
         super().__init__(config, model)
         self.average = WeightAverage(model, config["ema_decay"])
+        self._valid_sample = None
         if self.eval_step > 0:
             asked, self.eval_step = self.eval_step, _validation_step(self.epochs, self.eval_step)
             if self.eval_step != asked:
@@ -176,7 +187,7 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
         return floor + (1 - floor) * cosine
 
     def _examples(self, train_data):
-        return len(train_data.log.items)
+        return train_data.n_targets
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         train_data.set_epoch(epoch_idx)
@@ -193,6 +204,41 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
     def _load_weights(self, path):
         super()._load_weights(path)
         self.average.reset()
+
+    # -------------------------------------------------------------- validation
+
+    def _valid_epoch(self, valid_data, show_progress=False):
+        full_width = self.model.beam_width
+        self.model.beam_width = self.config["valid_beam_width"] or full_width
+        try:
+            return super()._valid_epoch(self._sample(valid_data), show_progress)
+        finally:
+            self.model.beam_width = full_width
+
+    def _sample(self, valid_data):
+        """``valid_data``, or ``valid_users`` users of it, the same in all epochs."""
+        if self._valid_sample is None:
+            dataset, wanted = valid_data._dataset, self.config["valid_users"]
+            self._valid_sample = valid_data
+            if 0 < wanted < len(dataset):
+                users = np.sort(np.random.default_rng(self.config["seed"]).permutation(len(dataset))[:wanted])
+                sample = dataset.copy(dataset.inter_feat[users])
+                self._valid_sample = type(valid_data)(self.config, sample, valid_data._sampler)
+        return self._valid_sample
+
+    def selection(self, n_users):
+        users, width = self.config["valid_users"], self.config["valid_beam_width"]
+        parts = []
+        if 0 < users < n_users:
+            parts.append(f"{users:,} of {n_users:,} users")
+        if width and self.config["decoding"] == "beam" and width != self.config["beam_width"]:
+            parts.append(f"beam {width}")
+        return ", ".join(parts)
+
+    def validation_result(self, valid_data):
+        if self.best_protocols is None or not self.selection(valid_data.sample_size):
+            return self.best_protocols
+        return self.evaluate_protocols(valid_data, show_progress=self.config["show_progress"])
 
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """RecBole's ``fit``; after every validation the state of the run goes to ``last.pth``."""
@@ -266,7 +312,7 @@ class _Scheduled:
     def __init__(self, trainer, loader, epoch):
         self.trainer, self.loader, self.epoch = trainer, loader, epoch
         self.shuffle = False
-        self._dataset, self.log = loader._dataset, loader.log
+        self._dataset, self.n_targets = loader._dataset, loader.n_targets
 
     def __len__(self):
         return len(self.loader)

@@ -111,20 +111,16 @@ def small_settings(data_path):
         "show_progress": False,
         "use_gpu": False,
     }
+    generative = {"content_dim": 8, "n_layers": 1, "beam_width": 20, "enable_amp": False}
+    rkmeans = {"tokenizer": "rkmeans", "sid_vocab_size": 8, "sid_n_levels": 2}
+    tiger = {"hidden_size": 32, "n_heads": 2, "head_size": 16, "inner_size": 64, "dropout_prob": 0.1}
     own = {
-        "tokenizer": "rkmeans",
-        "sid_vocab_size": 8,
-        "sid_n_levels": 2,
-        "content_dim": 8,
-        "hidden_size": 64,
-        "n_layers": 1,
-        "head_size": 64,
-        "context_budget": 40,
-        "beam_width": 20,
-        "enable_amp": False,
+        "VLSID": {**generative, **rkmeans, "hidden_size": 64, "head_size": 64, "context_budget": 40},
+        "TIGER": {**generative, **rkmeans, **tiger},
+        "ReSID": {**generative, **tiger, "content": "tfidf"},
     }
 
     def small(model="VLSID", **changes):
-        return {**common, **(own if model == "VLSID" else {}), **changes}
+        return {**common, **own.get(model, {}), **changes}
 
     return small

@@ -1,7 +1,8 @@
 """Event logs and the batches cut from them, all vectorised.
 
-One user is one row of a ragged array. A training batch holds whole windows of a user's sequence,
-every event of which is a target, instead of one row per prefix.
+One user is one row of a ragged array. A training batch holds either whole windows of users' sequences, every event of
+which is a target (:class:`WindowLoader`), or prefixes with the one event that follows (:class:`PrefixLoader`, for
+models whose encoder sees the whole history at once).
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ class EventLog:
         """User of each event, int64 ``[n_events]``."""
         return np.repeat(np.arange(len(self.offsets) - 1), self.counts())
 
+    def users_at(self, positions):
+        """User of the event at each position, int64."""
+        return np.searchsorted(self.offsets, positions, side="right") - 1
+
     def heads(self, counts):
         """The log of each user's first ``counts[u]`` events."""
         position = np.arange(len(self.items)) - np.repeat(self.offsets[:-1], self.counts())
@@ -57,8 +62,7 @@ class EventLog:
         Returns:
             items int64 ``[n, max_length]``, right-padded with 0, and lengths int64 ``[n]``.
         """
-        users = np.searchsorted(self.offsets, positions, side="right") - 1
-        lengths = np.minimum(positions - self.offsets[users], max_length)
+        lengths = np.minimum(positions - self.offsets[self.users_at(positions)], max_length)
         return self.gather(positions - lengths, lengths, max_length), lengths
 
     def gather(self, starts, lengths, width):
@@ -97,24 +101,23 @@ def windows(log, costs, budget, phase):
     return begins, np.diff(np.r_[begins, len(log.items)])
 
 
-class WindowLoader:
-    """Training batches of windows of similar length: ``item_id_list`` ``[R, n]`` and ``item_length`` ``[R]``.
+class SequenceLoader:
+    """Training batches of rows of similar length, in random order.
 
-    Windows are sorted by cost with a random tie-break and cut into batches of about ``batch_cost``; the order of
-    batches is random. So little is padded, and no row mixes two users. An epoch depends on ``seed`` and its number
-    only, which makes the order of the data reproducible after a resume.
+    Rows are sorted by cost with a random tie-break and cut into batches, whose order is random: so little is padded. An
+    epoch depends on ``seed`` and its number only, which makes the order of the data reproducible after a resume.
 
     Args:
         config: the run's configuration (field names, ``seed``).
         dataset: a built :class:`~recbole_vsid.data.dataset.SemanticIDDataset`, the training split.
-        costs: int64 ``[n_items]``, see :func:`windows`.
-        budget: largest cost of one window.
-        batch_cost: cost of one batch, padding included.
+
+    Attributes:
+        n_targets: events predicted in an epoch.
     """
 
-    def __init__(self, config, dataset, costs, budget, batch_cost):
+    def __init__(self, config, dataset):
         self.config, self._dataset, self.dataset = config, dataset, dataset
-        self.log, self.costs, self.budget, self.batch_cost = dataset.training, costs, budget, batch_cost
+        self.log = dataset.training
         self.items_field = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
         self.length_field = config["ITEM_LIST_LENGTH_FIELD"]
         self.epoch = 0
@@ -127,24 +130,99 @@ class WindowLoader:
     def _batches(self):
         if self._plan is None:
             rng = np.random.default_rng([self.config["seed"], self.epoch])
-            stride = self.budget - int(self.costs.max()) + 1
-            phase = rng.integers(0, max(stride, 1), size=len(self.log.offsets) - 1)
-            starts, lengths = windows(self.log, self.costs, self.budget, phase)
-            before = np.r_[0, np.cumsum(self.costs[self.log.items])]
-            cost = before[starts + lengths] - before[starts]
+            rows, cost = self._rows(rng)
             order = np.lexsort((rng.random(len(cost)), cost))
-            bounds = _equal_cost_bounds(cost[order], self.batch_cost)
+            bounds = self._bounds(cost[order])
             parts = [order[begin:end] for begin, end in zip(bounds[:-1], bounds[1:])]
-            self._plan = [(starts[parts[i]], lengths[parts[i]]) for i in rng.permutation(len(parts))]
+            self._plan = [tuple(column[parts[i]] for column in rows) for i in rng.permutation(len(parts))]
         return self._plan
+
+    def _rows(self, rng):
+        """Columns of all rows of an epoch, and the cost of each row."""
+        raise NotImplementedError
+
+    def _bounds(self, sorted_cost):
+        """Where to cut rows of ascending cost into batches: ``[0, …, n_rows]``."""
+        raise NotImplementedError
 
     def __len__(self):
         return len(self._batches())
+
+
+class WindowLoader(SequenceLoader):
+    """Batches of windows: ``item_id_list`` ``[R, n]`` and ``item_length`` ``[R]``. No row mixes two users.
+
+    Args:
+        costs: int64 ``[n_items]``, see :func:`windows`.
+        budget: largest cost of one window.
+        batch_cost: cost of one batch, padding included.
+    """
+
+    def __init__(self, config, dataset, costs, budget, batch_cost):
+        super().__init__(config, dataset)
+        self.costs, self.budget, self.batch_cost = costs, budget, batch_cost
+        self.n_targets = len(self.log.items)
+
+    def _rows(self, rng):
+        stride = self.budget - int(self.costs.max()) + 1
+        phase = rng.integers(0, max(stride, 1), size=len(self.log.offsets) - 1)
+        starts, lengths = windows(self.log, self.costs, self.budget, phase)
+        before = np.r_[0, np.cumsum(self.costs[self.log.items])]
+        return (starts, lengths), before[starts + lengths] - before[starts]
+
+    def _bounds(self, sorted_cost):
+        return _equal_cost_bounds(sorted_cost, self.batch_cost)
 
     def __iter__(self):
         for starts, lengths in self._batches():
             rows = self.log.gather(starts, lengths, int(lengths.max()))
             yield Interaction({self.items_field: torch.from_numpy(rows), self.length_field: torch.from_numpy(lengths)})
+
+
+class PrefixLoader(SequenceLoader):
+    """Batches of prefixes and the event after each.
+
+    Fields: ``user_id`` ``[R]``, ``item_id_list`` ``[R, n]`` (the last ``max_length`` events before the target),
+    ``item_length`` ``[R]`` and ``item_id`` ``[R]``, the target.
+
+    Args:
+        max_length: most events of a history.
+        batch_size: rows per batch.
+        sampled: one target per user, drawn anew each epoch, instead of all events but a user's first.
+
+    Raises:
+        ValueError: no user has two training events.
+    """
+
+    def __init__(self, config, dataset, max_length, batch_size, sampled):
+        super().__init__(config, dataset)
+        self.max_length, self.batch_size, self.sampled = max_length, batch_size, sampled
+        counts = self.log.counts()
+        self.n_targets = int((counts > 1).sum() if sampled else np.maximum(counts - 1, 0).sum())
+        if self.n_targets == 0:
+            raise ValueError("no user has two training events, so there is nothing to learn from")
+
+    def _rows(self, rng):
+        if self.sampled:
+            users = np.flatnonzero(self.log.counts() > 1)
+            targets = self.log.offsets[users] + rng.integers(1, self.log.counts()[users])
+        else:
+            targets = self.log.target_positions()
+        return (targets,), np.minimum(targets - self.log.offsets[self.log.users_at(targets)], self.max_length)
+
+    def _bounds(self, sorted_cost):
+        return [*range(0, len(sorted_cost), self.batch_size), len(sorted_cost)]
+
+    def __iter__(self):
+        for (targets,) in self._batches():
+            items, lengths = self.log.histories(targets, self.max_length)
+            columns = {
+                self.config["USER_ID_FIELD"]: self.log.users_at(targets),
+                self.items_field: items[:, : lengths.max()],
+                self.length_field: lengths,
+                self.config["ITEM_ID_FIELD"]: self.log.items[targets],
+            }
+            yield Interaction({name: torch.from_numpy(column) for name, column in columns.items()})
 
 
 def _equal_cost_bounds(sorted_cost, batch_cost):

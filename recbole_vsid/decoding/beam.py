@@ -9,15 +9,17 @@ item whatever its length, and there is no length normalisation.
 
 from __future__ import annotations
 
+from itertools import count
+
 import torch
 
 
 @torch.no_grad()
-def constrained_beam_search(step, trie, beam_width, k=None):
+def constrained_beam_search(step, trie, beam_width, k=None, vocabularies=None):
     """The most probable items of each user.
 
     The first token's log-probabilities are renormalised over the tokens that begin some code, later
-    ones are log-softmax over the whole vocabulary. Of all candidates of a user the best
+    ones are log-softmax over all logits of the step. Of all candidates of a user the best
     ``beam_width`` are kept; those that complete an item go to the user's result and free their
     place. Everything about scores is computed in fp32.
 
@@ -28,11 +30,14 @@ def constrained_beam_search(step, trie, beam_width, k=None):
             and returns logits ``[B, W, n_tokens]``. W is the largest number of live beams over the
             users and changes from call to call; places beyond a user's own beams hold valid but
             meaningless values. More logits than the tree has tokens are allowed, those behind
-            ``n_tokens`` take part in the normalisation only.
+            ``n_tokens`` take part in the normalisation only. With ``vocabularies`` the step for position *p* returns
+            the logits of the tokens ``first .. end - 1`` only, ``[B, W, end - first]``.
         trie: :class:`~recbole_vsid.decoding.trie.PrefixTrie` on the device of the logits.
         beam_width: places per user; wider than the catalogue makes the search exact.
         k: number of items wanted. Scores only fall, so beams worse than a user's ``k``-th best finished
             item are given up, and the search ends when none is left; the result is the same as without.
+        vocabularies: ``(first, end)`` per position of a code, see ``SemanticIDs.vocabularies``; without it the logits
+            begin with token 0 at every position.
 
     Returns:
         ``(items, scores)``, int64 and float32 ``[B, K]``: best first, of equal scores (items that share a
@@ -49,14 +54,15 @@ def constrained_beam_search(step, trie, beam_width, k=None):
 
     tokens = parents = nodes = scores = None
     found_leaves, found_scores = [], []
-    while True:
+    for position in count():
+        first, end = vocabularies[position] if vocabularies else (0, trie.n_tokens)
         logits = step(tokens, parents)
         if nodes is None:
             nodes = torch.zeros(logits.shape[:2], dtype=torch.int64, device=logits.device)
             scores = torch.zeros(logits.shape[:2], dtype=torch.float32, device=logits.device)
-        check_logits(logits, nodes, trie)
-        log_total = log_normaliser(logits, trie, first=tokens is None)
-        tokens, parents, nodes, scores = _best_children(logits, log_total, nodes, scores, trie, beam_width)
+        check_logits(logits, nodes, end - first)
+        log_total = log_normaliser(logits, trie if position == 0 else None, first)
+        tokens, parents, nodes, scores = _best_children(logits, first, log_total, nodes, scores, trie, beam_width)
 
         live = scores > -torch.inf
         finished = live & (trie.item[nodes] > 0)
@@ -81,28 +87,30 @@ def constrained_beam_search(step, trie, beam_width, k=None):
         tokens, parents = tokens.gather(1, place), parents.gather(1, place)
 
 
-def check_logits(logits, nodes, trie):
+def check_logits(logits, nodes, n_tokens):
     """Refuse logits that are not ``[B, W, at least n_tokens]`` for ``nodes`` ``[B, W]``."""
-    if logits.ndim != 3 or logits.shape[:2] != nodes.shape or logits.size(2) < trie.n_tokens:
-        expected = (*nodes.shape, trie.n_tokens)
+    if logits.ndim != 3 or logits.shape[:2] != nodes.shape or logits.size(2) < n_tokens:
+        expected = (*nodes.shape, n_tokens)
         raise ValueError(f"step returned logits of shape {tuple(logits.shape)}, expected {expected}")
 
 
-def log_normaliser(logits, trie, first):
-    """What to subtract from logits ``[B, W, n_tokens]`` to get log-probabilities, fp32 ``[B, W]``.
+def log_normaliser(logits, beginnings=None, first=0):
+    """What to subtract from logits ``[B, W, V]`` to get log-probabilities, fp32 ``[B, W]``.
 
-    At the ``first`` token only the tokens that begin a code count, later all of them.
+    Args:
+        beginnings: a trie, to count only the tokens that begin one of its codes (the first position of a code).
+        first: token of the first logit.
     """
-    if first:
-        logits = logits[..., trie.token[1 : int(trie.child_offsets[1]) + 1]]
+    if beginnings is not None:
+        logits = logits[..., beginnings.token[1 : int(beginnings.child_offsets[1]) + 1] - first]
     return logits.float().logsumexp(-1)
 
 
-def _best_children(logits, log_total, nodes, scores, trie, beam_width):
+def _best_children(logits, first, log_total, nodes, scores, trie, beam_width):
     """The best candidates of each user, ``(tokens, parents, nodes, scores)``, each ``[B, <= beam_width]``."""
     n_users, width = nodes.shape
     tokens, children, slot = trie.children(nodes.flatten())
-    log_prob = logits.flatten(0, 1)[slot, tokens].float() - log_total.flatten()[slot]
+    log_prob = logits.flatten(0, 1)[slot, tokens - first].float() - log_total.flatten()[slot]
     user = slot // width
     counts = torch.bincount(user, minlength=n_users)
     column = torch.arange(slot.numel(), device=slot.device) - (counts.cumsum(0) - counts)[user]

@@ -14,7 +14,7 @@ from recbole_vsid.storage import read_json
 PROTOCOL_NAMES = {KEPT: "consumed kept", MASKED: "consumed masked"}
 
 
-def protocol(config, dataset, n_users):
+def protocol(config, dataset, n_users, selection):
     """Everything two runs must share for their metrics to be comparable, as plain values."""
     split = config["eval_args"]["split"]
     selecting = PROTOCOL_NAMES[MASKED if config["mask_history"] else KEPT]
@@ -27,11 +27,11 @@ def protocol(config, dataset, n_users):
         "candidates": dataset.item_num - 1,
         "test_users": n_users,
         "data_fingerprint": dataset.fingerprint(),
-        "selected_by": f"{config['valid_metric']} on validation, {selecting}",
+        "selected_by": f"{config['valid_metric']} on validation, {selecting}" + (f", {selection}" if selection else ""),
     }
 
 
-def record(config, dataset, trainer, model, n_users, valid_result, test_result):
+def record(config, dataset, trainer, model, n_users, selection, valid_result, test_result):
     """The JSON record of a finished run."""
     report = getattr(dataset, "tokenizer_report", None)
     seconds = max(trainer.train_seconds, 1e-9)
@@ -51,7 +51,7 @@ def record(config, dataset, trainer, model, n_users, valid_result, test_result):
         "tokenizer": report["tokenizer"] if generative else None,
         "seed": config["seed"],
         "protocol": {
-            **protocol(config, dataset, n_users),
+            **protocol(config, dataset, n_users, selection),
             "decoding": (f"beam {config['beam_width']}" if config["decoding"] == "beam" else "exact")
             if generative
             else "dense scores",

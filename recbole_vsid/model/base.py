@@ -25,8 +25,12 @@ class GenerativeRecommender(SequentialRecommender):
         config: the run's configuration; reads ``beam_width``, ``decoding``, ``topk``, ``enable_amp``.
         dataset: a built :class:`~recbole_vsid.data.dataset.SemanticIDDataset`.
 
+    Attributes:
+        vocabularies: which tokens the logits of each position are of, see
+            :func:`~recbole_vsid.decoding.beam.constrained_beam_search`.
     """
 
+    vocabularies = None
     input_type = InputType.POINTWISE
     dataset_class = SemanticIDDataset
     trainer_class = GenerativeTrainer
@@ -59,13 +63,21 @@ class GenerativeRecommender(SequentialRecommender):
                 f"beam_width={config['beam_width']} is below the largest cut-off topk={cutoff}: a beam that narrow "
                 f"cannot fill the ranking; set beam_width to at least {cutoff}"
             )
+        users, width = config["valid_users"], config["valid_beam_width"]
+        if users < 0:
+            raise ValueError(f"valid_users={users} is not usable: it must be at least 1, or 0 for all users")
+        if width and not cutoff <= width <= config["beam_width"]:
+            raise ValueError(
+                f"valid_beam_width={width} is not usable: it must lie between the largest cut-off topk={cutoff} and "
+                f"beam_width={config['beam_width']}, or be 0 for the latter"
+            )
 
-    def start_decoding(self, items, lengths):
+    def start_decoding(self, interaction):
         """Begin to generate the next item.
 
         Args:
-            items: int64 ``[B, n]`` histories, oldest first, right-padded with 0.
-            lengths: int64 ``[B]``.
+            interaction: with ``item_id_list`` int64 ``[B, n]``, histories, oldest first, right-padded with 0, and
+                ``item_length`` int64 ``[B]``.
 
         Returns:
             ``step(tokens, parents)`` as :func:`~recbole_vsid.decoding.beam.constrained_beam_search` wants it.
@@ -116,13 +128,11 @@ class GenerativeRecommender(SequentialRecommender):
     def _autocast(self):
         return torch.autocast(self.trie.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
-    def _step(self, interaction):
-        return self.start_decoding(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-
     def _beam_search(self, interaction, k=None):
         with self._autocast():
-            return constrained_beam_search(self._step(interaction), self.trie, self.beam_width, k)
+            step = self.start_decoding(interaction)
+            return constrained_beam_search(step, self.trie, self.beam_width, k, self.vocabularies)
 
     def _catalogue_scores(self, interaction):
         with self._autocast():
-            return score_catalogue(self._step(interaction), self.trie)
+            return score_catalogue(self.start_decoding(interaction), self.trie, self.vocabularies)

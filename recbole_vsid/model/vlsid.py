@@ -21,6 +21,7 @@ from torch import nn
 from recbole_vsid.data.sequences import WindowLoader
 from recbole_vsid.layers import CachedDecoder, Transformer
 from recbole_vsid.model.base import GenerativeRecommender
+from recbole_vsid.model.streams import token_stream
 
 
 def squash(raw):
@@ -99,14 +100,8 @@ class VLSID(GenerativeRecommender):
             kept = to_the_end <= self.context_budget - 1 - room
         else:
             kept = position >= (lengths - self.context_budget).unsqueeze(1)
-        cost = cost * kept
-        start = cost.cumsum(1) - cost + 1
-        stream_lengths = cost.sum(1) + 1
-        tokens = items.new_full((len(items), int(stream_lengths.max())), self.user_start)
-        within = torch.arange(self.codes.size(1), device=items.device)
-        row, item, token = (within < cost.unsqueeze(2)).nonzero(as_tuple=True)
-        tokens[row, start[row, item] + token] = self.codes[items[row, item], token]
-        return tokens, stream_lengths
+        lead = items.new_full((len(items), 1), self.user_start)
+        return token_stream(self.codes, items, cost * kept, lead, self.user_start)
 
     def hidden_matrices(self):
         return list(self.transformer.parameters())
@@ -132,8 +127,9 @@ class VLSID(GenerativeRecommender):
         real = torch.arange(1, tokens.size(1), device=tokens.device) < lengths.unsqueeze(1)
         return F.cross_entropy(squash(self.head(hidden[real])), tokens[:, 1:][real])
 
-    def start_decoding(self, items, lengths):
+    def start_decoding(self, interaction):
         # Generated tokens then stand at positions that training has seen (section 5.3).
+        items, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         tokens, lengths = self.token_stream(items, lengths, room=self.codes.size(1))
         decoder = CachedDecoder(self.transformer)
         context = decoder.prefill(self._embed(tokens), lengths)

@@ -76,6 +76,13 @@ class SemanticIDs:
         """Size of the flat vocabulary of :meth:`flat_codes`."""
         return max(self.vocab_sizes) if self.shared_vocabulary else sum(self.vocab_sizes)
 
+    def vocabularies(self):
+        """``(first, end)`` of each position's tokens in the flat vocabulary of :meth:`flat_codes`."""
+        if self.shared_vocabulary:
+            return [(0, self.n_tokens)] * self.max_length
+        ends = np.cumsum(self.vocab_sizes).tolist()
+        return list(zip([0, *ends[:-1]], ends))
+
     def flat_codes(self):
         """Codes in one vocabulary of ``n_tokens`` ids, int64 ``[n_items, max_length]``, −1 padded.
 
@@ -84,8 +91,7 @@ class SemanticIDs:
         """
         flat = self.codes.astype(np.int64)
         if not self.shared_vocabulary:
-            offsets = np.cumsum((0,) + self.vocab_sizes[:-1])
-            flat = np.where(flat == PAD, PAD, flat + offsets)
+            flat = np.where(flat == PAD, PAD, flat + [first for first, _ in self.vocabularies()])
         return flat
 
     # ------------------------------------------------------------- invariants

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_vsid.data.sequences import EventLog, WindowLoader, _equal_cost_bounds, windows
+from recbole_vsid.data.sequences import EventLog, PrefixLoader, WindowLoader, _equal_cost_bounds, windows
 
 exactly = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
@@ -116,14 +118,23 @@ class Part:
         self.training = log
 
 
+def settings_of(seed):
+    return {
+        "USER_ID_FIELD": "user_id",
+        "ITEM_ID_FIELD": "item_id",
+        "LIST_SUFFIX": "_list",
+        "ITEM_LIST_LENGTH_FIELD": "item_length",
+        "seed": seed,
+    }
+
+
 def loader_of(log, costs, budget=12, batch_cost=40, seed=5):
-    config = {"ITEM_ID_FIELD": "item_id", "LIST_SUFFIX": "_list", "ITEM_LIST_LENGTH_FIELD": "item_length", "seed": seed}
-    return WindowLoader(config, Part(log), costs, budget, batch_cost)
+    return WindowLoader(settings_of(seed), Part(log), costs, budget, batch_cost)
 
 
-def epoch_of(loader, epoch):
+def epoch_of(loader, epoch, fields=("item_id_list", "item_length")):
     loader.set_epoch(epoch)
-    return [(batch["item_id_list"], batch["item_length"]) for batch in loader]
+    return [tuple(batch[field] for field in fields) for batch in loader]
 
 
 def same(first, second):
@@ -190,3 +201,108 @@ def test_equal_cost_bounds_against_a_loop(cost, batch_cost):
 def test_a_loader_whose_budget_holds_no_item(zipf_log, costs):
     with pytest.raises(ValueError, match="cannot hold one item"):
         len(loader_of(zipf_log, costs, budget=3))
+
+
+# ------------------------------------------------------------------ prefixes and the event after each
+
+PREFIX_FIELDS = ("user_id", "item_id_list", "item_length", "item_id")
+
+
+def prefixes_of(log, max_length=5, batch_size=7, sampled=False, seed=5):
+    return PrefixLoader(settings_of(seed), Part(log), max_length, batch_size, sampled)
+
+
+def rows_of(batches):
+    """``(user, history, target)`` of each row, the padding checked and taken away."""
+    rows = []
+    for users, items, lengths, targets in batches:
+        assert users.dtype == items.dtype == lengths.dtype == targets.dtype == torch.int64
+        assert users.shape == lengths.shape == targets.shape == items.shape[:1] and items.size(1) == lengths.max()
+        for user, row, length, target in zip(*(column.tolist() for column in (users, items, lengths, targets))):
+            assert not any(row[length:])
+            rows.append((user, tuple(row[:length]), target))
+    return rows
+
+
+def naive_prefixes(sequences, max_length):
+    """``(user, history, target)`` of every event but each user's first."""
+    return [
+        (user, tuple(items[max(0, place - max_length) : place]), items[place])
+        for user, items in enumerate(sequences)
+        for place in range(1, len(items))
+    ]
+
+
+learnable_logs = logs.filter(lambda log: any(len(items) > 1 for items in log))
+
+
+@exactly
+@given(learnable_logs, st.integers(1, 6), st.integers(1, 8), st.integers(0, 3))
+def test_all_prefixes_against_a_loop_over_users(sequences, max_length, batch_size, epoch):
+    loader = prefixes_of(make_log(sequences), max_length, batch_size)
+    batches = epoch_of(loader, epoch, PREFIX_FIELDS)
+    expected = naive_prefixes(sequences, max_length)
+    assert sorted(rows_of(batches)) == sorted(expected), "each target exactly once"
+    assert loader.n_targets == len(expected) and len(loader) == len(batches) == -(-len(expected) // batch_size)
+    assert max(len(lengths) for _, _, lengths, _ in batches) <= batch_size
+
+
+@exactly
+@given(learnable_logs, st.integers(1, 6), st.integers(1, 8), st.integers(0, 3))
+def test_sampled_prefixes_are_one_of_each_user_with_two_events(sequences, max_length, batch_size, epoch):
+    loader = prefixes_of(make_log(sequences), max_length, batch_size, sampled=True)
+    batches = epoch_of(loader, epoch, PREFIX_FIELDS)
+    rows = rows_of(batches)
+    users = [user for user, items in enumerate(sequences) if len(items) > 1]
+    assert sorted(user for user, _, _ in rows) == users and loader.n_targets == len(users)
+    assert set(rows) <= set(naive_prefixes(sequences, max_length))
+    assert len(loader) == len(batches) and max(len(lengths) for _, _, lengths, _ in batches) <= batch_size
+
+
+def test_every_position_is_sampled_equally_often():
+    sequences = [[], [1, 2, 3, 4, 5], [6], [7, 8]]
+    loader, seen = prefixes_of(make_log(sequences), sampled=True), Counter()
+    for epoch in range(400):
+        seen.update(rows_of(epoch_of(loader, epoch, PREFIX_FIELDS)))
+    assert set(seen) == set(naive_prefixes(sequences, 5))
+    assert seen.pop((3, (7,), 8)) == 400
+    assert all(60 < times < 140 for times in seen.values()), "100 each, with a standard deviation of 9"
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_prefix_batches_follow_from_the_seed_and_the_epoch(zipf_log, sampled):
+    def epoch(number, seed=5, loader=None):
+        return epoch_of(loader or prefixes_of(zipf_log, sampled=sampled, seed=seed), number, PREFIX_FIELDS)
+
+    loader = prefixes_of(zipf_log, sampled=sampled)
+    first, second = epoch(0, loader=loader), epoch(1, loader=loader)
+    assert same(first, epoch(0, loader=loader)), "again, after another epoch"
+    assert same(second, epoch(1)), "in another process, without epoch 0 before"
+    assert not same(first, second) and not same(first, epoch(0, seed=6))
+    same_rows = sorted(rows_of(first)) == sorted(rows_of(second))
+    assert same_rows is not sampled, "other targets only where they are drawn"
+    torch.manual_seed(99)
+    np.random.seed(99)
+    assert same(first, epoch(0, loader=loader)), "the global generators are no part of it"
+
+
+def test_rows_of_a_batch_have_similar_lengths_and_the_batches_are_mixed(zipf_log):
+    batches = epoch_of(prefixes_of(zipf_log, max_length=50, batch_size=64), 0, PREFIX_FIELDS)
+    # In ascending order of length, the rows of a batch begin where those of the batch before end.
+    ranges = sorted((int(lengths.min()), int(lengths.max())) for _, _, lengths, _ in batches)
+    assert all(before[1] <= after[0] for before, after in zip(ranges, ranges[1:])) and ranges[-1][1] == 50
+    assert [int(lengths.max()) for _, _, lengths, _ in batches] != sorted(high for _, high in ranges)
+    assert sorted(len(lengths) for _, _, lengths, _ in batches)[1:] == [64] * (len(batches) - 1)
+
+
+def test_rows_of_one_length_meet_others_in_every_epoch(zipf_log):
+    loader = prefixes_of(zipf_log, max_length=3, batch_size=64)
+    first, second = ({tuple(sorted(rows_of([batch]))) for batch in epoch_of(loader, e, PREFIX_FIELDS)} for e in (0, 1))
+    assert not first & second
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("sequences", [[[], [1], [2]], [[], []]])
+def test_no_user_with_two_events(sequences, sampled):
+    with pytest.raises(ValueError, match="no user has two training events"):
+        prefixes_of(make_log(sequences), sampled=sampled)

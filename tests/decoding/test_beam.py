@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_vsid.decoding.beam import constrained_beam_search
+from recbole_vsid.decoding.beam import constrained_beam_search, log_normaliser
 from recbole_vsid.decoding.exact import score_catalogue
 from recbole_vsid.decoding.trie import PrefixTrie
 from tests.property.strategies import make_table
@@ -208,6 +208,37 @@ def test_logits_behind_the_vocabulary_only_take_probability_away():
     assert score_catalogue(step, trie)[0, 1:].tolist() == pytest.approx([-math.log(8)] * 2)
 
 
+OWN_VOCABULARIES = make_table([(0, 0), (2, 1), (2, 3), (0, 1)], [3, 4], shared_vocabulary=False)
+
+
+def test_steps_may_return_the_logits_of_their_own_tokens():
+    first, second = torch.tensor([1.0, 7.0, 2.0]), torch.tensor([0.5, 0.0, -1.0, 3.0])
+
+    def step(tokens, parents):
+        if tokens is None:
+            return first.expand(1, 1, 3)
+        assert set(tokens.flatten().tolist()) <= {0, 2}
+        return second.expand(1, tokens.size(1), 4)
+
+    trie, vocabularies = PrefixTrie.from_table(OWN_VOCABULARIES), OWN_VOCABULARIES.vocabularies()
+    begin = first[[0, 2]].log_softmax(0)  # no code begins with token 1
+    then = second.log_softmax(0)
+    expected = torch.stack([begin[0] + then[0], begin[1] + then[1], begin[1] + then[3], begin[0] + then[1]])
+    torch.testing.assert_close(score_catalogue(step, trie, vocabularies)[0, 1:], expected)
+    items, scores = constrained_beam_search(step, trie, 9, vocabularies=vocabularies)
+    assert items.tolist() == [[3, 2, 1, 4]]
+    torch.testing.assert_close(scores[0], expected[items[0] - 1])
+
+
+def test_normaliser_over_all_tokens_or_over_those_that_begin_a_code():
+    trie = PrefixTrie.from_table(make_table([(3, 0), (5, 1)], [6, 6]))
+    logits = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(log_normaliser(logits), logits.exp().sum(-1).log())
+    expected = logits[..., [1, 3]].exp().sum(-1).log()  # the first logit is of token 2
+    torch.testing.assert_close(log_normaliser(logits, trie, first=2), expected)
+    assert log_normaliser(logits.bfloat16(), trie, first=2).dtype == torch.float32
+
+
 def test_scores_of_half_precision_logits_are_added_in_fp32(table, trie):
     model = ToyModel(4, table.n_tokens, seed=4)
     items, scores = constrained_beam_search(lambda t, p: model.step(t, p).bfloat16(), trie, 60)
@@ -254,3 +285,16 @@ def test_logits_of_another_shape_are_refused(trie, shape):
     if shape != (2, 2, 9):  # the first call defines the beam's users and places
         with pytest.raises(ValueError, match="step returned logits of shape"):
             constrained_beam_search(step, trie, 5)
+
+
+def test_logits_of_fewer_tokens_than_the_position_has_are_refused():
+    def step(tokens, parents):
+        return torch.zeros(1, 1 if tokens is None else tokens.size(1), 3)  # the second position has four tokens
+
+    trie, vocabularies = PrefixTrie.from_table(OWN_VOCABULARIES), OWN_VOCABULARIES.vocabularies()
+    for search in (
+        lambda: constrained_beam_search(step, trie, 5, vocabularies=vocabularies),
+        lambda: score_catalogue(step, trie, vocabularies),
+    ):
+        with pytest.raises(ValueError, match=r"step returned logits of shape \(1, 2, 3\), expected \(1, 2, 4\)"):
+            search()

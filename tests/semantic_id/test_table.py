@@ -6,10 +6,11 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
 from safetensors.numpy import save_file
 
 from recbole_vsid.semantic_id.table import SemanticIDs
-from tests.property.strategies import make_table
+from tests.property.strategies import make_table, semantic_id_tables
 
 
 def arguments(**changes):
@@ -43,6 +44,24 @@ def test_flat_codes():
     table = SemanticIDs(**arguments(vocab_sizes=(3, 2, 4), shared_vocabulary=False))
     assert table.n_tokens == 9
     assert table.flat_codes().tolist() == [[-1, -1, -1], [0, 4, -1], [2, -1, -1], [0, 3, 8]]
+
+
+def test_vocabularies():
+    assert SemanticIDs(**arguments()).vocabularies() == [(0, 4)] * 3
+    table = SemanticIDs(**arguments(vocab_sizes=(3, 2, 4), shared_vocabulary=False))
+    assert table.vocabularies() == [(0, 3), (3, 5), (5, 9)]
+    assert make_table([(1,), (0,)], [2], shared_vocabulary=False).vocabularies() == [(0, 2)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(semantic_id_tables())
+def test_every_token_lies_in_the_vocabulary_of_its_position(table):
+    vocabularies, flat = table.vocabularies(), table.flat_codes()
+    assert len(vocabularies) == table.max_length and vocabularies[-1][1] == table.n_tokens
+    for (first, end), size, tokens, codes in zip(vocabularies, table.vocab_sizes, flat.T, table.codes.T):
+        real = codes >= 0
+        assert end - first == size and ((tokens[real] >= first) & (tokens[real] < end)).all()
+        assert (tokens[real] - first == codes[real]).all() and (tokens[~real] == -1).all()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,15 @@
+"""ReSID: TIGER's generator on semantic IDs made for recommendation instead of from text.
+
+Liang et al., *Rethinking Generative Recommender Tokenizer: Recsys-Native Encoding and Semantic Quantization Beyond
+LLMs*, arXiv 2602.02338. What is new in ReSID are its item encoder, FAMAE (``recbole_vsid/tokenizer/famae.py``), and its
+quantiser, GAOQ (``gaoq.py`` beside it), the defaults of this model. As in the paper all generators are one: its sizes
+(4 + 4 layers, width 128, 4 heads of 32) are TIGER's here too, so that differences come from the semantic IDs alone.
+"""
+
+from __future__ import annotations
+
+from recbole_vsid.model.tiger import TIGER
+
+
+class ReSID(TIGER):
+    """TIGER's generator; ``properties/model/ReSID.yaml`` differs in the tokenizer only."""

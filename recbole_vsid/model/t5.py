@@ -1,0 +1,234 @@
+"""T5's encoder–decoder at the size of recommenders, and its incremental decoding for many beams.
+
+C. Raffel et al., *Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer*, arXiv
+1910.10683, as Hugging Face implements its first version: blocks with the norm in front, RMS norm with a learned weight,
+no biases, attention without the 1/√size scale, relative positions in 32 logarithmic buckets that all layers of a stack
+share, a ReLU feed-forward. With copied weights the outputs are the same.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from recbole_vsid.model.dropout import Dropout, dropout
+
+N_BUCKETS = 32
+MAX_DISTANCE = 128
+NORM_EPSILON = 1e-6
+
+
+def relative_buckets(distance, two_sided):
+    """Bucket of each ``key position − query position``; int64, in ``0..31``.
+
+    Half of the buckets of a direction hold one distance each, the others grow logarithmically up to 128, beyond which
+    all is one bucket. ``two_sided`` gives each direction 16 buckets; otherwise keys behind the query are in bucket 0.
+    """
+    n_buckets, offset = N_BUCKETS, 0
+    if two_sided:
+        n_buckets //= 2
+        offset = n_buckets * (distance > 0)
+        distance = distance.abs()
+    else:
+        distance = (-distance).clamp(min=0)
+    exact = n_buckets // 2
+    steps = (distance.clamp(min=1).float() / exact).log() / math.log(MAX_DISTANCE / exact) * (n_buckets - exact)
+    logarithmic = (exact + steps.long()).clamp(max=n_buckets - 1)
+    return offset + torch.where(distance < exact, distance, logarithmic)
+
+
+def attend(q, k, v, bias, rate=0.0):
+    """Unscaled attention of ``q`` ``[B, heads, n, size]`` over ``k`` and ``v`` ``[B, heads, m, size]``.
+
+    Args:
+        bias: what is added to the attention logits, broadcast to ``[B, heads, n, m]``; −inf hides a key.
+        rate: of dropout on the attention weights.
+
+    Returns:
+        ``[B, n, heads · size]``.
+    """
+    if q.device.type == "cpu" and torch.is_grad_enabled():
+        # A bias with a gradient keeps PyTorch from its fused kernels, and what it then does is slower than this.
+        weights = (q @ k.transpose(-1, -2) + bias).softmax(-1).to(v.dtype)
+        attended = dropout(weights, rate) @ v
+    else:
+        attended = F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype), rate, scale=1.0)
+    return attended.transpose(1, 2).flatten(2)
+
+
+class RelativeBias(nn.Module):
+    """One learned number per head and bucket of relative positions, shared by all layers of a stack."""
+
+    def __init__(self, n_heads, two_sided):
+        super().__init__()
+        self.two_sided = two_sided
+        self.table = nn.Embedding(N_BUCKETS, n_heads)
+
+    def forward(self, queries, keys):
+        """``[heads, n, m]`` for positions ``[n]`` and ``[m]``."""
+        return self.table(relative_buckets(keys - queries.unsqueeze(1), self.two_sided)).permute(2, 0, 1)
+
+
+class Attention(nn.Module):
+    """Projections of multi-head attention; ``n_heads × head_size`` need not be the width."""
+
+    def __init__(self, width, n_heads, head_size, dropout):
+        super().__init__()
+        self.heads, self.dropout = (n_heads, head_size), dropout
+        inner = n_heads * head_size
+        self.q = nn.Linear(width, inner, bias=False)
+        self.k = nn.Linear(width, inner, bias=False)
+        self.v = nn.Linear(width, inner, bias=False)
+        self.o = nn.Linear(inner, width, bias=False)
+        nn.init.normal_(self.q.weight, std=(width * head_size) ** -0.5)  # makes up for the missing scale
+        for matrix in (self.k, self.v):
+            nn.init.normal_(matrix.weight, std=width**-0.5)
+        nn.init.zeros_(self.o.weight)
+
+    def split(self, x):
+        """``[B, n, heads·size]`` → ``[B, heads, n, size]``."""
+        return x.unflatten(-1, self.heads).transpose(1, 2)
+
+    def keys_values(self, x):
+        """Keys and values of ``x`` ``[B, m, width]``, each ``[B, heads, m, size]``."""
+        return self.split(self.k(x)), self.split(self.v(x))
+
+    def forward(self, x, keys_values, bias):
+        """``x`` ``[B, n, width]`` → ``[B, n, width]``."""
+        return self.o(attend(self.split(self.q(x)), *keys_values, bias, self.dropout if self.training else 0.0))
+
+
+class FeedForward(nn.Module):
+    """Two matrices with ReLU and dropout between them."""
+
+    def __init__(self, width, inner, dropout):
+        super().__init__()
+        self.wi = nn.Linear(width, inner, bias=False)
+        self.wo = nn.Linear(inner, width, bias=False)
+        self.dropout = Dropout(dropout)
+        nn.init.normal_(self.wi.weight, std=width**-0.5)
+        nn.init.zeros_(self.wo.weight)
+
+    def forward(self, x):
+        return self.wo(self.dropout(self.wi(x).relu_()))
+
+
+class Layer(nn.Module):
+    """Self-attention, in the decoder cross-attention, and feed-forward, each with its norm in front and residual."""
+
+    def __init__(self, width, n_heads, head_size, inner, dropout, cross):
+        super().__init__()
+        self.self_norm, self.self_attention = _norm(width), Attention(width, n_heads, head_size, dropout)
+        if cross:
+            self.cross_norm, self.cross_attention = _norm(width), Attention(width, n_heads, head_size, dropout)
+        self.ff_norm, self.feed_forward = _norm(width), FeedForward(width, inner, dropout)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x, bias, memory=None, memory_bias=None):
+        normed = self.self_norm(x)
+        x = x + self.dropout(self.self_attention(normed, self.self_attention.keys_values(normed), bias))
+        if memory is not None:
+            x = x + self.dropout(self.attend_memory(x, self.cross_attention.keys_values(memory), memory_bias))
+        return x + self.dropout(self.feed_forward(self.ff_norm(x)))
+
+    def attend_memory(self, x, keys_values, bias):
+        return self.cross_attention(self.cross_norm(x), keys_values, bias)
+
+
+def _norm(width):
+    return nn.RMSNorm(width, eps=NORM_EPSILON)
+
+
+class Stack(nn.Module):
+    """Encoder or decoder: layers between dropout of the input and a last norm with dropout.
+
+    Args:
+        cross: whether the layers attend to a memory and are causal (a decoder).
+    """
+
+    def __init__(self, width, n_layers, n_heads, head_size, inner, dropout, cross):
+        super().__init__()
+        self.causal = cross
+        self.bias = RelativeBias(n_heads, two_sided=not cross)
+        self.layers = nn.ModuleList(Layer(width, n_heads, head_size, inner, dropout, cross) for _ in range(n_layers))
+        self.norm, self.dropout = _norm(width), Dropout(dropout)
+        nn.init.normal_(self.bias.table.weight, std=width**-0.5)
+
+    def forward(self, x, padding=None, memory=None, memory_padding=None):
+        """``x`` ``[B, n, width]`` → ``[B, n, width]``.
+
+        Args:
+            padding: bool ``[B, n]``, True where ``x`` is none; a causal stack needs none if it pads on the right.
+            memory, memory_padding: ``[B, m, width]`` and bool ``[B, m]`` for a decoder.
+        """
+        positions = torch.arange(x.size(1), device=x.device)
+        bias = self.bias(positions, positions).unsqueeze(0)
+        if self.causal:
+            bias = bias.masked_fill(positions > positions.unsqueeze(1), -torch.inf)
+        if padding is not None:
+            bias = bias.masked_fill(padding[:, None, None], -torch.inf)
+        memory_bias = None if memory is None else _hiding(memory_padding, x)
+        x = self.dropout(x)
+        for layer in self.layers:
+            x = layer(x, bias, memory, memory_bias)
+        return self.dropout(self.norm(x))
+
+
+def _hiding(padding, like):
+    bias = torch.zeros(padding.shape, dtype=like.dtype, device=like.device)
+    return bias.masked_fill_(padding, -torch.inf)[:, None, None]
+
+
+class BeamDecoder:
+    """Runs a decoder one position at a time for many beams per row, equal to :meth:`Stack.forward` over whole prefixes.
+
+    The keys and values of a row's memory are computed once and shared by all its beams; each beam keeps only those of
+    its own few tokens, which follow it when the beams are reordered. Meant for evaluation: no dropout.
+
+    Args:
+        decoder: a causal :class:`Stack`.
+        memory, padding: the encoder's output ``[B, m, width]`` and bool ``[B, m]``.
+
+    Attributes:
+        position: of the next step.
+    """
+
+    def __init__(self, decoder, memory, padding):
+        self.decoder = decoder
+        self._memory = [layer.cross_attention.keys_values(memory) for layer in decoder.layers]
+        self._memory_bias = _hiding(padding, memory)
+        self._past = [[] for _ in decoder.layers]
+        self.position = 0
+
+    def step(self, x, parents=None):
+        """Append one vector to each beam.
+
+        Args:
+            x: ``[B, W, width]``, the vectors of the new tokens.
+            parents: int64 ``[B, W]``, the beam of the previous step that each of them continues; None in the first.
+
+        Returns:
+            The decoder's output at the new positions, ``[B, W, width]``.
+        """
+        positions = torch.arange(self.position + 1, device=x.device)
+        bias = self.decoder.bias(positions[-1:], positions)[:, 0]  # [heads, n]
+        rows = torch.arange(len(x), device=x.device).unsqueeze(1)
+        for i, layer in enumerate(self.decoder.layers):
+            attention = layer.self_attention
+            normed = layer.self_norm(x)
+            q, k, v = (
+                matrix(normed).unflatten(-1, attention.heads) for matrix in (attention.q, attention.k, attention.v)
+            )
+            # One pair [B, W, heads, size] per generated position: reordering copies whole rows, appending nothing.
+            past = [(key[rows, parents], value[rows, parents]) for key, value in self._past[i]]
+            self._past[i] = past = [*past, (k, v)]
+            weights = (torch.stack([(q * key).sum(-1) for key, _ in past], dim=-1) + bias).softmax(-1).to(v.dtype)
+            attended = sum(weights[..., t].unsqueeze(-1) * value for t, (_, value) in enumerate(past))
+            x = x + attention.o(attended.flatten(2))
+            x = x + layer.attend_memory(x, self._memory[i], self._memory_bias)
+            x = x + layer.feed_forward(layer.ff_norm(x))
+        self.position += 1
+        return self.decoder.norm(x)
