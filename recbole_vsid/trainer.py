@@ -208,8 +208,7 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
     # -------------------------------------------------------------- validation
 
     def _valid_epoch(self, valid_data, show_progress=False):
-        full_width = self.model.beam_width
-        self.model.beam_width = self.config["valid_beam_width"] or full_width
+        full_width, self.model.beam_width = self.model.beam_width, self._valid_beam_width()
         try:
             return super()._valid_epoch(self._sample(valid_data), show_progress)
         finally:
@@ -227,13 +226,17 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
         return self._valid_sample
 
     def selection(self, n_users):
-        users, width = self.config["valid_users"], self.config["valid_beam_width"]
-        parts = []
-        if 0 < users < n_users:
+        users, width, parts = self.config["valid_users"], self._valid_beam_width(), []
+        if self.eval_step and 0 < users < n_users:
             parts.append(f"{users:,} of {n_users:,} users")
-        if width and self.config["decoding"] == "beam" and width != self.config["beam_width"]:
+        if self.eval_step and self.config["decoding"] == "beam" and width < self.config["beam_width"]:
             parts.append(f"beam {width}")
         return ", ".join(parts)
+
+    def _valid_beam_width(self):
+        """``valid_beam_width``, but never too narrow to fill the ranking nor wider than ``beam_width``."""
+        width = self.config["beam_width"]
+        return min(max(self.config["valid_beam_width"] or width, max(self.config["topk"])), width)
 
     def validation_result(self, valid_data):
         if self.best_protocols is None or not self.selection(valid_data.sample_size):

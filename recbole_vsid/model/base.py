@@ -63,14 +63,9 @@ class GenerativeRecommender(SequentialRecommender):
                 f"beam_width={config['beam_width']} is below the largest cut-off topk={cutoff}: a beam that narrow "
                 f"cannot fill the ranking; set beam_width to at least {cutoff}"
             )
-        users, width = config["valid_users"], config["valid_beam_width"]
-        if users < 0:
-            raise ValueError(f"valid_users={users} is not usable: it must be at least 1, or 0 for all users")
-        if width and not cutoff <= width <= config["beam_width"]:
-            raise ValueError(
-                f"valid_beam_width={width} is not usable: it must lie between the largest cut-off topk={cutoff} and "
-                f"beam_width={config['beam_width']}, or be 0 for the latter"
-            )
+        for key, meaning in {"valid_users": "all users", "valid_beam_width": "beam_width"}.items():
+            if config[key] < 0:
+                raise ValueError(f"{key}={config[key]} is not usable: it must be at least 1, or 0 for {meaning}")
 
     def start_decoding(self, interaction):
         """Begin to generate the next item.

@@ -143,13 +143,16 @@ class ModelConformance:
         whole = GenerativeTrainer(config, model).evaluate_protocols(loaders[1], load_best_model=False)
         assert result["valid_result"] == whole
 
-    def test_a_validation_beam_that_fills_no_ranking_is_refused(self, settings):
-        with pytest.raises(
-            ValueError, match=r"valid_beam_width=10 .* between the largest cut-off topk=20 and beam_width=20"
-        ):
-            self.build(settings, valid_beam_width=10)
-        with pytest.raises(ValueError, match=r"valid_users=-1 "):
-            self.build(settings, valid_users=-1)
+    @pytest.mark.parametrize(("asked", "used"), [(0, 40), (5, 20), (30, 30), (50, 40)])
+    def test_the_validation_beam_fills_the_ranking_and_is_no_wider_than_the_test_s(self, settings, asked, used):
+        config, _, loaders, model, _ = self.build(settings, beam_width=40, valid_beam_width=asked)
+        trainer = GenerativeTrainer(config, model)
+        assert trainer.selection(60) == (f"beam {used}" if used < 40 else "")
+
+    def test_negative_validation_settings_are_refused(self, settings):
+        for key in ("valid_users", "valid_beam_width"):
+            with pytest.raises(ValueError, match=f"{key}=-1 is not usable"):
+                self.build(settings, **{key: -1})
 
     # ---------------------------------------------------------------- ranking
 
