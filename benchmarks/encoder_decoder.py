@@ -131,7 +131,7 @@ def hugging_face_twin(model, options):
     transformers, size = hugging_face(), SIZES[options.size]
     twin = transformers.T5ForConditionalGeneration(
         transformers.T5Config(
-            vocab_size=model.start + 1,
+            vocab_size=model.start_token + 1,
             d_model=size["hidden_size"],
             d_kv=size["head_size"],
             d_ff=size["inner_size"],
@@ -139,8 +139,8 @@ def hugging_face_twin(model, options):
             num_heads=size["n_heads"],
             dropout_rate=0.1,
             tie_word_embeddings=False,
-            pad_token_id=model.start,
-            decoder_start_token_id=model.start,
+            pad_token_id=model.start_token,
+            decoder_start_token_id=model.start_token,
             eos_token_id=None,
             attn_implementation=options.attention,
         )
@@ -179,7 +179,7 @@ def median_seconds(contestants, repeats):
 def flat_tokens(model, items):
     """Codes of ``items`` ``[B, n]`` side by side, ``[B, 4 n]``, the start token for padding."""
     tokens = model.codes[items].flatten(1)
-    return tokens.masked_fill(tokens < 0, model.start)
+    return tokens.masked_fill(tokens < 0, model.start_token)
 
 
 def plain_generator(model, twin, items, options):
@@ -193,7 +193,7 @@ def plain_generator(model, twin, items, options):
 
     def allowed_tokens(_, prefix):
         # A beam wider than the first level also holds places without any prefix of a code.
-        return allowed.get(tuple(prefix[1:].tolist()), [model.start])
+        return allowed.get(tuple(prefix[1:].tolist()), [model.start_token])
 
     def own_vocabulary(prefixes, scores):
         first, end = model.vocabularies[prefixes.size(1) - 1]
@@ -207,7 +207,7 @@ def plain_generator(model, twin, items, options):
             with autocast(bf16):
                 sequences = twin.generate(
                     input_ids=part,
-                    attention_mask=(part != model.start).long(),
+                    attention_mask=(part != model.start_token).long(),
                     num_beams=options.beam_width,
                     num_return_sequences=options.beam_width,
                     max_new_tokens=N_LEVELS + 1,
@@ -252,7 +252,7 @@ def measure_decoding(model, twin, options):
 def training_inputs(model, items, targets):
     """What Hugging Face's model takes, for histories ``[B, n]`` and targets ``[B]``."""
     tokens = flat_tokens(model, items)
-    mask = (tokens != model.start).long()
+    mask = (tokens != model.start_token).long()
     return {"input_ids": tokens, "attention_mask": mask, "labels": model.codes[targets]}
 
 

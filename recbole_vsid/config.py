@@ -148,7 +148,8 @@ class Config(RecBoleConfig):
         self._update_from(folder / "overall.yaml")
         if hasattr(model_class, "dataset_class"):
             self._update_from(folder / "semantic_id.yaml")
-        self._update_from(folder / "model" / f"{model}.yaml")
+        for ancestor in reversed(model_class.__mro__):  # ReSID's file holds what differs from TIGER's
+            self._update_from(folder / "model" / f"{ancestor.__name__}.yaml")
         if "tokenizer" in self.internal_config_dict:
             tokenizer = self.external_config_dict.get("tokenizer", self.internal_config_dict["tokenizer"])
             get_tokenizer(tokenizer)

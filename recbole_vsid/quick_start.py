@@ -114,14 +114,13 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     if last:
         trainer.resume_checkpoint(trainer.folder / "last.pth")
 
-    selection = trainer.selection(loaders[1].sample_size)
-    if selection:
-        logger.info(f"Validation during training: {selection}; the results at the end: everybody at full width")
+    selected_by = trainer.selected_by(loaders[1])
+    logger.info(f"Selection: {selected_by}")
     trainer.fit(train_data, loaders[1], show_progress=config["show_progress"])
     valid_result = trainer.validation_result(loaders[1])
     test_result = trainer.evaluate_protocols(loaders[2], show_progress=config["show_progress"])
     result = results.record(
-        config, data, trainer, recommender, loaders[2].sample_size, selection, valid_result, test_result
+        config, data, trainer, recommender, loaders[2].sample_size, selected_by, valid_result, test_result
     )
     results.print_record(result)
     file = Path(config["result_file"] or trainer.folder / "result.json")

@@ -20,7 +20,7 @@ from recbole.trainer import Trainer
 from recbole.utils import get_trainer, set_color
 
 from recbole_vsid.averaging import WeightAverage
-from recbole_vsid.evaluation.collector import ProtocolCollector
+from recbole_vsid.evaluation.collector import PROTOCOL_NAMES, ProtocolCollector
 from recbole_vsid.optimizer import MuonAdamW
 from recbole_vsid.semantic_id import SemanticIDs
 from recbole_vsid.storage import load_checkpoint, save_checkpoint
@@ -94,9 +94,16 @@ class ProtocolTrainerMixin:
         self.evaluated_users = eval_data.sample_size
         return result
 
-    def selection(self, n_users):
-        """Which part of a validation of ``n_users`` users chooses the weights, in words; empty: all of it."""
-        return ""
+    def selected_by(self, valid_data):
+        """What the weights to be tested were chosen by, in words."""
+        if self.eval_step == 0:
+            return "nothing: the weights of the last epoch"
+        protocol = PROTOCOL_NAMES[self.eval_collector.selected]
+        return ", ".join([f"{self.config['valid_metric']} on validation, {protocol}", *self._reductions(valid_data)])
+
+    def _reductions(self, valid_data):
+        """What the validations during training leave out of ``valid_data`` and of the search, in words."""
+        return []
 
     def validation_result(self, valid_data):
         """Both protocols' metrics on all of ``valid_data`` for the chosen weights; None if there was no validation."""
@@ -220,18 +227,16 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
             dataset, wanted = valid_data._dataset, self.config["valid_users"]
             self._valid_sample = valid_data
             if 0 < wanted < len(dataset):
-                users = np.sort(np.random.default_rng(self.config["seed"]).permutation(len(dataset))[:wanted])
-                sample = dataset.copy(dataset.inter_feat[users])
+                chosen = np.random.default_rng(self.config["seed"]).choice(len(dataset), wanted, replace=False)
+                sample = dataset.copy(dataset.inter_feat[np.sort(chosen)])
                 self._valid_sample = type(valid_data)(self.config, sample, valid_data._sampler)
         return self._valid_sample
 
-    def selection(self, n_users):
-        users, width, parts = self.config["valid_users"], self._valid_beam_width(), []
-        if self.eval_step and 0 < users < n_users:
-            parts.append(f"{users:,} of {n_users:,} users")
-        if self.eval_step and self.config["decoding"] == "beam" and width < self.config["beam_width"]:
-            parts.append(f"beam {width}")
-        return ", ".join(parts)
+    def _reductions(self, valid_data):
+        n_users, users, width = valid_data.sample_size, self.config["valid_users"], self._valid_beam_width()
+        fewer = [f"{users:,} of {n_users:,} users"] if 0 < users < n_users else []
+        narrower = self.config["decoding"] == "beam" and width < self.config["beam_width"]
+        return fewer + ([f"beam {width}"] if narrower else [])
 
     def _valid_beam_width(self):
         """``valid_beam_width``, but never too narrow to fill the ranking nor wider than ``beam_width``."""
@@ -239,7 +244,7 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
         return min(max(self.config["valid_beam_width"] or width, max(self.config["topk"])), width)
 
     def validation_result(self, valid_data):
-        if self.best_protocols is None or not self.selection(valid_data.sample_size):
+        if self.best_protocols is None or not self._reductions(valid_data):
             return self.best_protocols
         return self.evaluate_protocols(valid_data, show_progress=self.config["show_progress"])
 

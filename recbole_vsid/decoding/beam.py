@@ -60,7 +60,7 @@ def constrained_beam_search(step, trie, beam_width, k=None, vocabularies=None):
         if nodes is None:
             nodes = torch.zeros(logits.shape[:2], dtype=torch.int64, device=logits.device)
             scores = torch.zeros(logits.shape[:2], dtype=torch.float32, device=logits.device)
-        check_logits(logits, nodes, end - first)
+        check_logits(logits, nodes, end - first, exact=vocabularies is not None)
         log_total = log_normaliser(logits, trie if position == 0 else None, first)
         tokens, parents, nodes, scores = _best_children(logits, first, log_total, nodes, scores, trie, beam_width)
 
@@ -87,9 +87,10 @@ def constrained_beam_search(step, trie, beam_width, k=None, vocabularies=None):
         tokens, parents = tokens.gather(1, place), parents.gather(1, place)
 
 
-def check_logits(logits, nodes, n_tokens):
-    """Refuse logits that are not ``[B, W, at least n_tokens]`` for ``nodes`` ``[B, W]``."""
-    if logits.ndim != 3 or logits.shape[:2] != nodes.shape or logits.size(2) < n_tokens:
+def check_logits(logits, nodes, n_tokens, exact):
+    """Refuse logits that are not ``[B, W, n_tokens]``, or unless ``exact`` more, for ``nodes`` ``[B, W]``."""
+    fits = logits.ndim == 3 and logits.shape[:2] == nodes.shape
+    if not fits or logits.size(2) < n_tokens or (exact and logits.size(2) > n_tokens):
         expected = (*nodes.shape, n_tokens)
         raise ValueError(f"step returned logits of shape {tuple(logits.shape)}, expected {expected}")
 

@@ -35,7 +35,7 @@ def score_catalogue(step, trie, vocabularies=None):
     scores = torch.zeros(n_users, 1, device=logits.device)
     for depth in range(trie.max_depth):
         first, end = vocabularies[depth] if vocabularies else (0, trie.n_tokens)
-        check_logits(logits, nodes.expand(n_users, -1), end - first)
+        check_logits(logits, nodes.expand(n_users, -1), end - first, exact=vocabularies is not None)
         tokens, nodes, row = trie.children(nodes)
         log_total = log_normaliser(logits, trie if depth == 0 else None, first)
         scores = (scores - log_total)[:, row] + logits[:, row, tokens - first].float()

@@ -15,6 +15,7 @@ import torch
 from recbole.evaluator import Collector
 
 KEPT, MASKED = "consumed_kept", "consumed_masked"
+PROTOCOL_NAMES = {KEPT: "consumed kept", MASKED: "consumed masked"}
 
 
 class FiniteCollector(Collector):

@@ -8,16 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 import recbole_vsid
-from recbole_vsid.evaluation.collector import KEPT, MASKED
+from recbole_vsid.evaluation.collector import KEPT, PROTOCOL_NAMES
 from recbole_vsid.storage import read_json
 
-PROTOCOL_NAMES = {KEPT: "consumed kept", MASKED: "consumed masked"}
 
-
-def protocol(config, dataset, n_users, selection):
+def protocol(config, dataset, n_users, selected_by):
     """Everything two runs must share for their metrics to be comparable, as plain values."""
     split = config["eval_args"]["split"]
-    selecting = PROTOCOL_NAMES[MASKED if config["mask_history"] else KEPT]
     return {
         "split": split,
         "order": "by time, ties in file order"
@@ -27,11 +24,11 @@ def protocol(config, dataset, n_users, selection):
         "candidates": dataset.item_num - 1,
         "test_users": n_users,
         "data_fingerprint": dataset.fingerprint(),
-        "selected_by": f"{config['valid_metric']} on validation, {selecting}" + (f", {selection}" if selection else ""),
+        "selected_by": selected_by,
     }
 
 
-def record(config, dataset, trainer, model, n_users, selection, valid_result, test_result):
+def record(config, dataset, trainer, model, n_users, selected_by, valid_result, test_result):
     """The JSON record of a finished run."""
     report = getattr(dataset, "tokenizer_report", None)
     seconds = max(trainer.train_seconds, 1e-9)
@@ -51,7 +48,7 @@ def record(config, dataset, trainer, model, n_users, selection, valid_result, te
         "tokenizer": report["tokenizer"] if generative else None,
         "seed": config["seed"],
         "protocol": {
-            **protocol(config, dataset, n_users, selection),
+            **protocol(config, dataset, n_users, selected_by),
             "decoding": (f"beam {config['beam_width']}" if config["decoding"] == "beam" else "exact")
             if generative
             else "dense scores",

@@ -63,6 +63,8 @@ class GenerativeRecommender(SequentialRecommender):
                 f"beam_width={config['beam_width']} is below the largest cut-off topk={cutoff}: a beam that narrow "
                 f"cannot fill the ranking; set beam_width to at least {cutoff}"
             )
+        if not 0 <= config["dropout_prob"] < 1:
+            raise ValueError(f"dropout_prob={config['dropout_prob']} is not usable: it must be in [0, 1)")
         for key, meaning in {"valid_users": "all users", "valid_beam_width": "beam_width"}.items():
             if config[key] < 0:
                 raise ValueError(f"{key}={config[key]} is not usable: it must be at least 1, or 0 for {meaning}")
@@ -72,7 +74,7 @@ class GenerativeRecommender(SequentialRecommender):
 
         Args:
             interaction: with ``item_id_list`` int64 ``[B, n]``, histories, oldest first, right-padded with 0, and
-                ``item_length`` int64 ``[B]``.
+                ``item_length`` int64 ``[B]``; some models read ``user_id`` too.
 
         Returns:
             ``step(tokens, parents)`` as :func:`~recbole_vsid.decoding.beam.constrained_beam_search` wants it.

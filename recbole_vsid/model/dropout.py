@@ -14,7 +14,10 @@ LEVELS = 256
 
 
 def byte_dropout(x, rate):
-    """``x`` with a share ``rate`` (rounded to 256ths) of it set to 0, and the rest scaled up to keep the mean."""
+    """``x`` with a share ``rate`` of it set to 0, and the rest scaled up to keep the mean.
+
+    The rate is rounded to 256ths: .1 is .1016, and below 1/512 nothing is dropped.
+    """
     dropped = min(round(rate * LEVELS), LEVELS - 1)
     words = torch.empty(-(-x.numel() // 8), dtype=torch.int64)
     # A range of whole 64 bits: without bounds the highest bit would always be 0.

@@ -3,7 +3,8 @@
 C. Raffel et al., *Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer*, arXiv
 1910.10683, as Hugging Face implements its first version: blocks with the norm in front, RMS norm with a learned weight,
 no biases, attention without the 1/√size scale, relative positions in 32 logarithmic buckets that all layers of a stack
-share, a ReLU feed-forward. With copied weights the outputs are the same.
+share, a ReLU feed-forward. With copied weights the outputs are the same. Unlike there, the output matrices ``o`` and
+``wo`` start at zero, so that every layer starts as the identity.
 """
 
 from __future__ import annotations
@@ -75,9 +76,9 @@ class RelativeBias(nn.Module):
 class Attention(nn.Module):
     """Projections of multi-head attention; ``n_heads × head_size`` need not be the width."""
 
-    def __init__(self, width, n_heads, head_size, dropout):
+    def __init__(self, width, n_heads, head_size, dropout_rate):
         super().__init__()
-        self.heads, self.dropout = (n_heads, head_size), dropout
+        self.heads, self.dropout_rate = (n_heads, head_size), dropout_rate
         inner = n_heads * head_size
         self.q = nn.Linear(width, inner, bias=False)
         self.k = nn.Linear(width, inner, bias=False)
@@ -98,17 +99,17 @@ class Attention(nn.Module):
 
     def forward(self, x, keys_values, bias):
         """``x`` ``[B, n, width]`` → ``[B, n, width]``."""
-        return self.o(attend(self.split(self.q(x)), *keys_values, bias, self.dropout if self.training else 0.0))
+        return self.o(attend(self.split(self.q(x)), *keys_values, bias, self.dropout_rate if self.training else 0.0))
 
 
 class FeedForward(nn.Module):
     """Two matrices with ReLU and dropout between them."""
 
-    def __init__(self, width, inner, dropout):
+    def __init__(self, width, inner, dropout_rate):
         super().__init__()
         self.wi = nn.Linear(width, inner, bias=False)
         self.wo = nn.Linear(inner, width, bias=False)
-        self.dropout = Dropout(dropout)
+        self.dropout = Dropout(dropout_rate)
         nn.init.normal_(self.wi.weight, std=width**-0.5)
         nn.init.zeros_(self.wo.weight)
 
@@ -119,15 +120,16 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     """Self-attention, in the decoder cross-attention, and feed-forward, each with its norm in front and residual."""
 
-    def __init__(self, width, n_heads, head_size, inner, dropout, cross):
+    def __init__(self, width, n_heads, head_size, inner, dropout_rate, is_decoder):
         super().__init__()
-        self.self_norm, self.self_attention = _norm(width), Attention(width, n_heads, head_size, dropout)
-        if cross:
-            self.cross_norm, self.cross_attention = _norm(width), Attention(width, n_heads, head_size, dropout)
-        self.ff_norm, self.feed_forward = _norm(width), FeedForward(width, inner, dropout)
-        self.dropout = Dropout(dropout)
+        self.self_norm, self.self_attention = _norm(width), Attention(width, n_heads, head_size, dropout_rate)
+        if is_decoder:
+            self.cross_norm, self.cross_attention = _norm(width), Attention(width, n_heads, head_size, dropout_rate)
+        self.ff_norm, self.feed_forward = _norm(width), FeedForward(width, inner, dropout_rate)
+        self.dropout = Dropout(dropout_rate)
 
     def forward(self, x, bias, memory=None, memory_bias=None):
+        """``x`` ``[B, n, width]``, biases as :func:`attend` takes them → ``[B, n, width]``."""
         normed = self.self_norm(x)
         x = x + self.dropout(self.self_attention(normed, self.self_attention.keys_values(normed), bias))
         if memory is not None:
@@ -135,6 +137,7 @@ class Layer(nn.Module):
         return x + self.dropout(self.feed_forward(self.ff_norm(x)))
 
     def attend_memory(self, x, keys_values, bias):
+        """What ``x`` ``[B, n, width]`` reads from the memory, ``[B, n, width]``."""
         return self.cross_attention(self.cross_norm(x), keys_values, bias)
 
 
@@ -146,27 +149,29 @@ class Stack(nn.Module):
     """Encoder or decoder: layers between dropout of the input and a last norm with dropout.
 
     Args:
-        cross: whether the layers attend to a memory and are causal (a decoder).
+        is_decoder: whether the layers are causal and attend to a memory.
     """
 
-    def __init__(self, width, n_layers, n_heads, head_size, inner, dropout, cross):
+    def __init__(self, width, n_layers, n_heads, head_size, inner, dropout_rate, is_decoder):
         super().__init__()
-        self.causal = cross
-        self.bias = RelativeBias(n_heads, two_sided=not cross)
-        self.layers = nn.ModuleList(Layer(width, n_heads, head_size, inner, dropout, cross) for _ in range(n_layers))
-        self.norm, self.dropout = _norm(width), Dropout(dropout)
+        self.is_decoder = is_decoder
+        self.bias = RelativeBias(n_heads, two_sided=not is_decoder)
+        self.layers = nn.ModuleList(
+            Layer(width, n_heads, head_size, inner, dropout_rate, is_decoder) for _ in range(n_layers)
+        )
+        self.norm, self.dropout = _norm(width), Dropout(dropout_rate)
         nn.init.normal_(self.bias.table.weight, std=width**-0.5)
 
     def forward(self, x, padding=None, memory=None, memory_padding=None):
         """``x`` ``[B, n, width]`` → ``[B, n, width]``.
 
         Args:
-            padding: bool ``[B, n]``, True where ``x`` is none; a causal stack needs none if it pads on the right.
+            padding: bool ``[B, n]``, True where ``x`` is none; a decoder needs none if it pads on the right.
             memory, memory_padding: ``[B, m, width]`` and bool ``[B, m]`` for a decoder.
         """
         positions = torch.arange(x.size(1), device=x.device)
         bias = self.bias(positions, positions).unsqueeze(0)
-        if self.causal:
+        if self.is_decoder:
             bias = bias.masked_fill(positions > positions.unsqueeze(1), -torch.inf)
         if padding is not None:
             bias = bias.masked_fill(padding[:, None, None], -torch.inf)
@@ -178,6 +183,7 @@ class Stack(nn.Module):
 
 
 def _hiding(padding, like):
+    """``[B, 1, 1, m]``: −inf where ``padding`` ``[B, m]``, else 0."""
     bias = torch.zeros(padding.shape, dtype=like.dtype, device=like.device)
     return bias.masked_fill_(padding, -torch.inf)[:, None, None]
 
@@ -189,11 +195,11 @@ class BeamDecoder:
     its own few tokens, which follow it when the beams are reordered. Meant for evaluation: no dropout.
 
     Args:
-        decoder: a causal :class:`Stack`.
+        decoder: a :class:`Stack` with ``is_decoder``.
         memory, padding: the encoder's output ``[B, m, width]`` and bool ``[B, m]``.
 
     Attributes:
-        position: of the next step.
+        n_steps: positions decoded so far.
     """
 
     def __init__(self, decoder, memory, padding):
@@ -201,7 +207,7 @@ class BeamDecoder:
         self._memory = [layer.cross_attention.keys_values(memory) for layer in decoder.layers]
         self._memory_bias = _hiding(padding, memory)
         self._past = [[] for _ in decoder.layers]
-        self.position = 0
+        self.n_steps = 0
 
     def step(self, x, parents=None):
         """Append one vector to each beam.
@@ -213,7 +219,7 @@ class BeamDecoder:
         Returns:
             The decoder's output at the new positions, ``[B, W, width]``.
         """
-        positions = torch.arange(self.position + 1, device=x.device)
+        positions = torch.arange(self.n_steps + 1, device=x.device)
         bias = self.decoder.bias(positions[-1:], positions)[:, 0]  # [heads, n]
         rows = torch.arange(len(x), device=x.device).unsqueeze(1)
         for i, layer in enumerate(self.decoder.layers):
@@ -230,5 +236,5 @@ class BeamDecoder:
             x = x + attention.o(attended.flatten(2))
             x = x + layer.attend_memory(x, self._memory[i], self._memory_bias)
             x = x + layer.feed_forward(layer.ff_norm(x))
-        self.position += 1
+        self.n_steps += 1
         return self.decoder.norm(x)

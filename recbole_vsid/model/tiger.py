@@ -6,8 +6,8 @@ code of the next item, trained with teacher forcing and searched over the trie o
 
 Differences from the paper, on purpose: every position of a code has a softmax over its own tokens only, so no
 probability is lost on tokens that cannot stand there; invalid codes are never generated; codes may have any lengths,
-as long as none begins another; sizes are those of ReSID's generator; Muon trains the matrices, and averaged
-weights are evaluated.
+as long as none begins another; no user token by default; sizes are those of ReSID's generator; few epochs with Muon for
+the matrices, and averaged weights are evaluated.
 """
 
 from __future__ import annotations
@@ -42,15 +42,17 @@ class TIGER(GenerativeRecommender):
         super().__init__(config, dataset)
         table, width = self.semantic_ids, config["hidden_size"]
         self.vocabularies = table.vocabularies()
-        self.start = table.n_tokens  # begins every code in the decoder and fills what is empty
+        self.start_token = table.n_tokens  # begins every code in the decoder and fills what is empty
         self.register_buffer("codes", torch.from_numpy(table.flat_codes()))
         self.register_buffer("code_lengths", torch.from_numpy(table.lengths.astype(np.int64)))
         names = dataset.field2id_token[dataset.uid_field] if config["user_tokens"] else []
-        self.register_buffer("user_token", _hashed(names, config["user_tokens"]) + self.start + 1)
-        self.token_embedding = nn.Embedding(self.start + 1 + config["user_tokens"], width)
+        # Not part of a checkpoint: other data may hold other users, or the same in another order.
+        hashed = _hashed(names, config["user_tokens"]) + self.start_token + 1
+        self.register_buffer("user_token", hashed, persistent=False)
+        self.token_embedding = nn.Embedding(self.start_token + 1 + config["user_tokens"], width)
         size = (width, config["n_layers"], config["n_heads"], config["head_size"], config["inner_size"])
-        self.encoder = Stack(*size, config["dropout_prob"], cross=False)
-        self.decoder = Stack(*size, config["dropout_prob"], cross=True)
+        self.encoder = Stack(*size, config["dropout_prob"], is_decoder=False)
+        self.decoder = Stack(*size, config["dropout_prob"], is_decoder=True)
         self.head = None if config["tie_embeddings"] else nn.Linear(width, table.n_tokens, bias=False)
         if self.head is not None:
             nn.init.zeros_(self.head.weight)
@@ -65,8 +67,6 @@ class TIGER(GenerativeRecommender):
             raise ValueError(
                 f"train_rows={config['train_rows']!r} is not usable: it must be all_prefixes or sampled_prefix"
             )
-        if not 0 <= config["dropout_prob"] < 1:
-            raise ValueError(f"dropout_prob={config['dropout_prob']} is not usable: it must be in [0, 1)")
 
     def hidden_matrices(self):
         return [
@@ -83,7 +83,10 @@ class TIGER(GenerativeRecommender):
     # ------------------------------------------------------------ encoder, decoder
 
     def encode(self, interaction):
-        """The encoder's output ``[B, S, width]`` for the histories, and bool ``[B, S]``, True behind their end."""
+        """The encoder's output ``[B, S, width]`` for the histories, and bool ``[B, S]``, True behind their end.
+
+        With ``user_tokens`` the ``interaction`` also needs ``user_id`` ``[B]``.
+        """
         items, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         items = items[:, : int(lengths.max())]
         position = torch.arange(items.size(1), device=items.device)
@@ -91,9 +94,9 @@ class TIGER(GenerativeRecommender):
         if self.user_token.numel():
             lead = self.user_token[interaction[self.USER_ID]].unsqueeze(1)
         costs = self.code_lengths[items] * (position < lengths.unsqueeze(1))
-        tokens, lengths = token_stream(self.codes, items, costs, lead, self.start)
+        tokens, n_tokens = token_stream(self.codes, items, costs, lead, self.start_token)
         # A row without any token keeps the filling one, for attention to nothing is undefined.
-        padding = torch.arange(tokens.size(1), device=items.device) >= lengths.clamp(min=1).unsqueeze(1)
+        padding = torch.arange(tokens.size(1), device=items.device) >= n_tokens.clamp(min=1).unsqueeze(1)
         return self.encoder(self.token_embedding(tokens), padding), padding
 
     def _logits(self, hidden, position):
@@ -109,7 +112,7 @@ class TIGER(GenerativeRecommender):
         codes = self.codes[interaction[self.ITEM_ID]]
         before = F.pad(codes[:, :-1], (1, 0), value=PAD)
         hidden = self.decoder(
-            self.token_embedding(before.masked_fill(before == PAD, self.start)), None, memory, padding
+            self.token_embedding(before.masked_fill(before == PAD, self.start_token)), None, memory, padding
         )
         total = 0.0
         for position, (first, _) in enumerate(self.vocabularies):
@@ -119,12 +122,14 @@ class TIGER(GenerativeRecommender):
         return total / (codes != PAD).sum()
 
     def start_decoding(self, interaction):
+        """As in the base class; the step returns the logits of its position's vocabulary only."""
         decoder = BeamDecoder(self.decoder, *self.encode(interaction))
-        start = self.codes.new_full((len(interaction[self.ITEM_SEQ_LEN]), 1), self.start)
+        start = self.codes.new_full((len(interaction[self.ITEM_SEQ_LEN]), 1), self.start_token)
 
         def step(tokens, parents):
+            position = decoder.n_steps
             hidden = decoder.step(self.token_embedding(start if tokens is None else tokens), parents)
-            return self._logits(hidden, decoder.position - 1)
+            return self._logits(hidden, position)
 
         return step
 

@@ -77,8 +77,6 @@ class VLSID(GenerativeRecommender):
                 f"hidden_size={config['hidden_size']} must be a multiple of head_size={config['head_size']}, "
                 "and that a multiple of 4"
             )
-        if not 0 <= config["dropout_prob"] < 1:
-            raise ValueError(f"dropout_prob={config['dropout_prob']} is not usable: it must be in [0, 1)")
 
     # --------------------------------------------------------------- token streams
 

@@ -87,7 +87,7 @@ class ModelConformance:
         assert result == record["test_result"]
 
     def test_an_interrupted_run_resumes_to_the_same_metrics(self, settings, monkeypatch):
-        changes = {"epochs": 4, "stopping_step": 4}
+        changes = {"epochs": 4, "stopping_step": 4, "valid_users": 25}
         unbroken = run(self.model, "toy", config_dict=settings(checkpoint_dir="unbroken", **changes))
 
         save_last = GenerativeTrainer.save_last
@@ -147,7 +147,8 @@ class ModelConformance:
     def test_the_validation_beam_fills_the_ranking_and_is_no_wider_than_the_test_s(self, settings, asked, used):
         config, _, loaders, model, _ = self.build(settings, beam_width=40, valid_beam_width=asked)
         trainer = GenerativeTrainer(config, model)
-        assert trainer.selection(60) == (f"beam {used}" if used < 40 else "")
+        selected_by = trainer.selected_by(loaders[1])
+        assert selected_by == "NDCG@10 on validation, consumed kept" + (f", beam {used}" if used < 40 else "")
 
     def test_negative_validation_settings_are_refused(self, settings):
         for key in ("valid_users", "valid_beam_width"):

@@ -287,6 +287,19 @@ def test_logits_of_another_shape_are_refused(trie, shape):
             constrained_beam_search(step, trie, 5)
 
 
+def test_logits_of_the_whole_vocabulary_are_refused_where_a_position_has_its_own():
+    def step(tokens, parents):
+        return torch.zeros(1, 1, OWN_VOCABULARIES.n_tokens)
+
+    trie, vocabularies = PrefixTrie.from_table(OWN_VOCABULARIES), OWN_VOCABULARIES.vocabularies()
+    for search in (
+        lambda: constrained_beam_search(step, trie, 5, vocabularies=vocabularies),
+        lambda: score_catalogue(step, trie, vocabularies),
+    ):
+        with pytest.raises(ValueError, match="step returned logits of shape"):
+            search()
+
+
 def test_logits_of_fewer_tokens_than_the_position_has_are_refused():
     def step(tokens, parents):
         return torch.zeros(1, 1 if tokens is None else tokens.size(1), 3)  # the second position has four tokens

@@ -64,7 +64,7 @@ def test_the_encoder_reads_the_codes_of_the_history(table, user_tokens):
         expected.append(naive_stream(table, history, lead))
     assert tokens.size(1) == max(map(len, expected))
     for row, hidden, stream in zip(tokens.tolist(), padding.tolist(), expected):
-        assert row == stream + [model.start] * (len(row) - len(stream))
+        assert row == stream + [model.start_token] * (len(row) - len(stream))
         assert hidden == [False] * len(stream) + [True] * (len(row) - len(stream))
 
 
@@ -91,8 +91,18 @@ def test_users_hash_to_the_same_tokens_in_every_data_set():
     other = tiny_tiger(FIXED, ["dora", *reversed(USERS)], user_tokens=1000)
     assert other.user_token[2:].tolist() == model.user_token[1:].flip(0).tolist()
     few = tiny_tiger(FIXED, [f"user {i}" for i in range(50)], user_tokens=3)
-    assert set((few.user_token - few.start - 1).tolist()) == {0, 1, 2}
+    assert set((few.user_token - few.start_token - 1).tolist()) == {0, 1, 2}
     assert few.token_embedding.num_embeddings == FIXED.n_tokens + 1 + 3
+
+
+def test_loaded_weights_leave_the_users_as_the_data_have_them():
+    trained, fresh = (
+        tiny_tiger(FIXED, USERS, user_tokens=9),
+        tiny_tiger(FIXED, [*reversed(USERS), "dora"], user_tokens=9),
+    )
+    before = fresh.user_token.clone()
+    fresh.load_state_dict(trained.state_dict())
+    assert torch.equal(fresh.user_token, before) and not torch.equal(before[:4], trained.user_token)
 
 
 def test_the_user_counts_if_there_are_user_tokens():
@@ -239,8 +249,10 @@ def test_resid_differs_from_tiger_in_the_semantic_ids_alone():
         yaml.safe_load((properties_folder() / "model" / f"{name}.yaml").read_text(encoding="utf-8"))
         for name in ("TIGER", "ReSID")
     )
-    assert (tiger.pop("tokenizer"), resid.pop("tokenizer")) == ("rqvae", "gaoq")
-    assert tiger == resid
+    assert tiger["tokenizer"] == "rqvae" and resid == {"tokenizer": "gaoq"}
+    inherited, own = (Config(name, "ml-100k", config_dict={"tokenizer": "rkmeans"}) for name in ("ReSID", "TIGER"))
+    different = {key for key, value in own.plain().items() if inherited.plain()[key] != value}
+    assert set(own.plain()) == set(inherited.plain()) and different == {"model"}
 
 
 # ---------------------------------------------------------------------- tokenizers, rows
