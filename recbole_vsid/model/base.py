@@ -7,6 +7,7 @@ the whole catalogue.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
@@ -26,6 +27,8 @@ class GenerativeRecommender(SequentialRecommender):
         dataset: a built :class:`~recbole_vsid.data.dataset.SemanticIDDataset`.
 
     Attributes:
+        codes: int64 ``[n_items, max_length]``, the table's flat codes, −1 padded.
+        code_lengths: int64 ``[n_items]``.
         vocabularies: which tokens the logits of each position are of, see
             :func:`~recbole_vsid.decoding.beam.constrained_beam_search`.
     """
@@ -40,6 +43,8 @@ class GenerativeRecommender(SequentialRecommender):
         self.semantic_ids, self.tokenizer_report = dataset.semantic_ids, dataset.tokenizer_report
         self.beam_width, self.decoding = config["beam_width"], config["decoding"]
         self.bf16 = config["enable_amp"]
+        self.register_buffer("codes", torch.from_numpy(self.semantic_ids.flat_codes()))
+        self.register_buffer("code_lengths", torch.from_numpy(self.semantic_ids.lengths.astype(np.int64)))
         self.trie = PrefixTrie.from_table(self.semantic_ids, device=config["device"])
 
     @classmethod

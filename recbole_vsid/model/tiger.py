@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import zlib
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -43,8 +42,6 @@ class TIGER(GenerativeRecommender):
         table, width = self.semantic_ids, config["hidden_size"]
         self.vocabularies = table.vocabularies()
         self.start_token = table.n_tokens  # begins every code in the decoder and fills what is empty
-        self.register_buffer("codes", torch.from_numpy(table.flat_codes()))
-        self.register_buffer("code_lengths", torch.from_numpy(table.lengths.astype(np.int64)))
         names = dataset.field2id_token[dataset.uid_field] if config["user_tokens"] else []
         # Not part of a checkpoint: other data may hold other users, or the same in another order.
         hashed = _hashed(names, config["user_tokens"]) + self.start_token + 1

@@ -53,8 +53,6 @@ class VLSID(GenerativeRecommender):
             )
         self.user_start = table.n_tokens
         width = config["hidden_size"]
-        self.register_buffer("codes", torch.from_numpy(table.flat_codes()))
-        self.register_buffer("code_lengths", torch.from_numpy(table.lengths.astype(np.int64)))
         self.token_embedding = nn.Embedding(table.n_tokens + 1, width)
         self.dropout = nn.Dropout(config["dropout_prob"])
         self.transformer = Transformer(width, config["n_layers"], config["head_size"], config["dropout_prob"])
