@@ -16,6 +16,8 @@ MODELS = {
     "VLSID": "recbole_vsid.model.vlsid:VLSID",
     "TIGER": "recbole_vsid.model.tiger:TIGER",
     "ReSID": "recbole_vsid.model.resid:ReSID",
+    "IntRR": "recbole_vsid.model.intrr:IntRR",
+    "IntRRFlat": "recbole_vsid.model.intrr_flat:IntRRFlat",
 }
 
 TOKENIZERS = {

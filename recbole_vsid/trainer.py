@@ -215,6 +215,10 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
     # -------------------------------------------------------------- validation
 
     def _valid_epoch(self, valid_data, show_progress=False):
+        with self.average.applied():
+            diagnostics = self.model.diagnostics()
+        if diagnostics:
+            self.logger.info("  ".join(f"{name} : {value:.4f}" for name, value in diagnostics.items()))
         full_width, self.model.beam_width = self.model.beam_width, self._valid_beam_width()
         try:
             return super()._valid_epoch(self._sample(valid_data), show_progress)

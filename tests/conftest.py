@@ -118,6 +118,8 @@ def small_settings(data_path):
         "VLSID": {**generative, **rkmeans, "hidden_size": 64, "head_size": 64, "context_budget": 40},
         "TIGER": {**generative, **rkmeans, **tiger},
         "ReSID": {**generative, **tiger, "content": "tfidf"},
+        "IntRR": {**generative, **rkmeans, **tiger, "uid_size": 16, "ran_hidden_size": 32},
+        "IntRRFlat": {**generative, **rkmeans, **tiger},
     }
 
     def small(model="VLSID", **changes):

@@ -156,17 +156,28 @@ class WindowLoader(SequenceLoader):
         costs: int64 ``[n_items]``, see :func:`windows`.
         budget: largest cost of one window.
         batch_cost: cost of one batch, padding included.
+        lead: whether a window begins with the event before it, for models that predict from events only. A user's first
+            event is then no target, and a lone one no window.
+
+    Raises:
+        ValueError: with ``lead``, no user has two training events.
     """
 
-    def __init__(self, config, dataset, costs, budget, batch_cost):
+    def __init__(self, config, dataset, costs, budget, batch_cost, lead=False):
         super().__init__(config, dataset)
-        self.costs, self.budget, self.batch_cost = costs, budget, batch_cost
-        self.n_targets = len(self.log.items)
+        self.costs, self.budget, self.batch_cost, self.lead = costs, budget, batch_cost, lead
+        self.n_targets = len(self.log.target_positions()) if lead else len(self.log.items)
+        if self.n_targets == 0:
+            raise ValueError("no user has two training events, so there is nothing to learn from")
 
     def _rows(self, rng):
         stride = self.budget - int(self.costs.max()) + 1
         phase = rng.integers(0, max(stride, 1), size=len(self.log.offsets) - 1)
         starts, lengths = windows(self.log, self.costs, self.budget, phase)
+        if self.lead:
+            inner = ~np.isin(starts, self.log.offsets)
+            starts, lengths = starts - inner, lengths + inner
+            starts, lengths = starts[lengths > 1], lengths[lengths > 1]
         before = np.r_[0, np.cumsum(self.costs[self.log.items])]
         return (starts, lengths), before[starts + lengths] - before[starts]
 

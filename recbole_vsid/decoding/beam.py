@@ -15,10 +15,10 @@ import torch
 
 
 @torch.no_grad()
-def constrained_beam_search(step, trie, beam_width, k=None, vocabularies=None):
+def constrained_beam_search(step, trie, beam_width, k=None, vocabularies=None, renormalize="first"):
     """The most probable items of each user.
 
-    The first token's log-probabilities are renormalised over the tokens that begin some code, later
+    By default the first token's log-probabilities are renormalised over the tokens that begin some code, later
     ones are log-softmax over all logits of the step. Of all candidates of a user the best
     ``beam_width`` are kept; those that complete an item go to the user's result and free their
     place. Everything about scores is computed in fp32.
@@ -38,6 +38,8 @@ def constrained_beam_search(step, trie, beam_width, k=None, vocabularies=None):
             item are given up, and the search ends when none is left; the result is the same as without.
         vocabularies: ``(first, end)`` per position of a code, see ``SemanticIDs.vocabularies``; without it the logits
             begin with token 0 at every position.
+        renormalize: which positions' probabilities sum to one over the tokens that lead to an item, instead of over
+            all logits: ``first``, ``all`` (then the probabilities of all items sum to one) or ``none``.
 
     Returns:
         ``(items, scores)``, int64 and float32 ``[B, K]``: best first, of equal scores (items that share a
@@ -45,8 +47,9 @@ def constrained_beam_search(step, trie, beam_width, k=None, vocabularies=None):
         or without it the largest number of items that any user has.
 
     Raises:
-        ValueError: ``beam_width`` or ``k`` below 1, or ``step`` returns logits of another shape.
+        ValueError: ``beam_width`` or ``k`` below 1, an unknown ``renormalize``, or logits of another shape.
     """
+    check_renormalize(renormalize)
     if beam_width < 1:
         raise ValueError(f"beam_width must be at least 1, not {beam_width}")
     if k is not None and k < 1:
@@ -61,7 +64,7 @@ def constrained_beam_search(step, trie, beam_width, k=None, vocabularies=None):
             nodes = torch.zeros(logits.shape[:2], dtype=torch.int64, device=logits.device)
             scores = torch.zeros(logits.shape[:2], dtype=torch.float32, device=logits.device)
         check_logits(logits, nodes, end - first, exact=vocabularies is not None)
-        log_total = log_normaliser(logits, trie if position == 0 else None, first)
+        log_total = position_normaliser(logits, position, trie, first, renormalize)
         tokens, parents, nodes, scores = _best_children(logits, first, log_total, nodes, scores, trie, beam_width)
 
         live = scores > -torch.inf
@@ -95,6 +98,12 @@ def check_logits(logits, nodes, n_tokens, exact):
         raise ValueError(f"step returned logits of shape {tuple(logits.shape)}, expected {expected}")
 
 
+def check_renormalize(value):
+    """Refuse what is no way to normalise."""
+    if value not in ("first", "all", "none"):
+        raise ValueError(f"renormalize={value!r} is not usable: it must be first, all or none")
+
+
 def log_normaliser(logits, beginnings=None, first=0):
     """What to subtract from logits ``[B, W, V]`` to get log-probabilities, fp32 ``[B, W]``.
 
@@ -107,11 +116,40 @@ def log_normaliser(logits, beginnings=None, first=0):
     return logits.float().logsumexp(-1)
 
 
+def position_normaliser(logits, position, trie, first, renormalize):
+    """:func:`log_normaliser` as ``renormalize`` wants it at ``position``.
+
+    None where it depends on the tree's nodes: then it is the :func:`segment_logsumexp` over the children of each.
+    """
+    if renormalize == "all" and position > 0:
+        return None
+    return log_normaliser(logits, trie if renormalize != "none" and position == 0 else None, first)
+
+
+def segment_logsumexp(values, segment, n_segments):
+    """Log of the sum of exponentials of each segment.
+
+    Args:
+        values: float ``[n, …]``.
+        segment: int64 ``[n]``, each in ``0..n_segments - 1``.
+
+    Returns:
+        ``[n_segments, …]``; −inf for an empty segment.
+    """
+    index = segment.view(-1, *[1] * (values.ndim - 1)).expand_as(values)
+    largest = values.new_full((n_segments, *values.shape[1:]), -torch.inf)
+    largest = largest.scatter_reduce(0, index, values, "amax")
+    total = torch.zeros_like(largest).index_add_(0, segment, (values - largest[segment]).exp())
+    return largest + total.log()
+
+
 def _best_children(logits, first, log_total, nodes, scores, trie, beam_width):
     """The best candidates of each user, ``(tokens, parents, nodes, scores)``, each ``[B, <= beam_width]``."""
     n_users, width = nodes.shape
     tokens, children, slot = trie.children(nodes.flatten())
-    log_prob = logits.flatten(0, 1)[slot, tokens - first].float() - log_total.flatten()[slot]
+    log_prob = logits.flatten(0, 1)[slot, tokens - first].float()
+    log_total = segment_logsumexp(log_prob, slot, nodes.numel()) if log_total is None else log_total.flatten()
+    log_prob = log_prob - log_total[slot]
     user = slot // width
     counts = torch.bincount(user, minlength=n_users)
     column = torch.arange(slot.numel(), device=slot.device) - (counts.cumsum(0) - counts)[user]

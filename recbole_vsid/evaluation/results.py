@@ -34,7 +34,7 @@ def record(config, dataset, trainer, model, n_users, selected_by, valid_result, 
     seconds = max(trainer.train_seconds, 1e-9)
     cost = {
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "tokens_per_item": round(report["length"]["full"]["events"], 3) if report else 1.0,
+        "tokens_per_item": round(getattr(model, "tokens_per_item", 1.0), 3),
         "tokenizer_seconds": round(report["content_seconds"] + report["fit_seconds"], 2) if report else 0.0,
         "training_seconds": round(trainer.train_seconds, 2),
         "epochs": len(trainer.train_loss_dict),
@@ -56,6 +56,7 @@ def record(config, dataset, trainer, model, n_users, selected_by, valid_result, 
         "valid_result": valid_result,
         "test_result": test_result,
         "cost": cost,
+        "diagnostics": model.diagnostics() if generative else {},
         "semantic_ids": {**report, "provenance": dataset.semantic_ids.provenance} if generative else None,
         "config_hash": config.hash(),
         "package_version": recbole_vsid.__version__,
@@ -77,7 +78,8 @@ def print_record(result, console=None):
         table.add_row(metric, *(_number(column[metric]) if column else "-" for column in columns))
     console.print(table)
     facts = Table(title="protocol and cost", show_header=False)
-    for key, value in {**result["protocol"], **result["cost"]}.items():
+    diagnostics = {name: _number(value) for name, value in result["diagnostics"].items()}
+    for key, value in {**result["protocol"], **result["cost"], **diagnostics}.items():
         facts.add_row(key.replace("_", " "), str(value))
     console.print(facts)
 

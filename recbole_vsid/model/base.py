@@ -31,9 +31,11 @@ class GenerativeRecommender(SequentialRecommender):
         code_lengths: int64 ``[n_items]``.
         vocabularies: which tokens the logits of each position are of, see
             :func:`~recbole_vsid.decoding.beam.constrained_beam_search`.
+        renormalize: which positions' probabilities sum to one over the tokens that lead to an item, see there.
     """
 
     vocabularies = None
+    renormalize = "first"
     input_type = InputType.POINTWISE
     dataset_class = SemanticIDDataset
     trainer_class = GenerativeTrainer
@@ -90,6 +92,15 @@ class GenerativeRecommender(SequentialRecommender):
         """The weights that ``learner: muon`` orthogonalises: between hidden states, no embeddings, no output head."""
         raise NotImplementedError
 
+    @property
+    def tokens_per_item(self):
+        """Positions that an event of a history takes in the backbone, on average over the training events."""
+        return self.tokenizer_report["length"]["full"]["events"]
+
+    def diagnostics(self):
+        """What is worth watching beside the loss, for the weights as they are: name → number. Nothing by default."""
+        return {}
+
     def train_loader(self, config, dataset):
         """The iterable of training batches, with ``set_epoch``."""
         raise NotImplementedError
@@ -133,8 +144,8 @@ class GenerativeRecommender(SequentialRecommender):
     def _beam_search(self, interaction, k=None):
         with self._autocast():
             step = self.start_decoding(interaction)
-            return constrained_beam_search(step, self.trie, self.beam_width, k, self.vocabularies)
+            return constrained_beam_search(step, self.trie, self.beam_width, k, self.vocabularies, self.renormalize)
 
     def _catalogue_scores(self, interaction):
         with self._autocast():
-            return score_catalogue(self.start_decoding(interaction), self.trie, self.vocabularies)
+            return score_catalogue(self.start_decoding(interaction), self.trie, self.vocabularies, self.renormalize)

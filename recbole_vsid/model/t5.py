@@ -61,7 +61,7 @@ def attend(q, k, v, bias, rate=0.0):
 
 
 class RelativeBias(nn.Module):
-    """One learned number per head and bucket of relative positions, shared by all layers of a stack."""
+    """One learned number per head and bucket of relative positions."""
 
     def __init__(self, n_heads, two_sided):
         super().__init__()
@@ -69,8 +69,13 @@ class RelativeBias(nn.Module):
         self.table = nn.Embedding(N_BUCKETS, n_heads)
 
     def forward(self, queries, keys):
-        """``[heads, n, m]`` for positions ``[n]`` and ``[m]``."""
-        return self.table(relative_buckets(keys - queries.unsqueeze(1), self.two_sided)).permute(2, 0, 1)
+        """``[…, heads, n, m]`` for positions ``[…, n]`` and ``[m]``."""
+        return self.table(relative_buckets(keys - queries.unsqueeze(-1), self.two_sided)).movedim(-1, -3)
+
+    def causal(self, length, device):
+        """``[heads, length, length]``, −inf where the key comes after the query."""
+        positions = torch.arange(length, device=device)
+        return self(positions, positions).masked_fill(positions > positions.unsqueeze(1), -torch.inf)
 
 
 class Attention(nn.Module):
@@ -118,22 +123,47 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """Self-attention, in the decoder cross-attention, and feed-forward, each with its norm in front and residual."""
+    """Self-attention, with a memory cross-attention, and feed-forward, each with its norm in front and residual."""
 
-    def __init__(self, width, n_heads, head_size, inner, dropout_rate, is_decoder):
+    def __init__(self, width, n_heads, head_size, inner, dropout_rate, has_memory):
         super().__init__()
         self.self_norm, self.self_attention = _norm(width), Attention(width, n_heads, head_size, dropout_rate)
-        if is_decoder:
+        if has_memory:
             self.cross_norm, self.cross_attention = _norm(width), Attention(width, n_heads, head_size, dropout_rate)
         self.ff_norm, self.feed_forward = _norm(width), FeedForward(width, inner, dropout_rate)
         self.dropout = Dropout(dropout_rate)
 
-    def forward(self, x, bias, memory=None, memory_bias=None):
-        """``x`` ``[B, n, width]``, biases as :func:`attend` takes them → ``[B, n, width]``."""
+    def forward(self, x, bias, memory=None, memory_bias=None, cache=None):
+        """``x`` ``[B, n, width]``, biases as :func:`attend` takes them → ``[B, n, width]``.
+
+        With a list ``cache`` the layer's keys and values, each ``[B, heads, n, size]``, are appended to it.
+        """
         normed = self.self_norm(x)
-        x = x + self.dropout(self.self_attention(normed, self.self_attention.keys_values(normed), bias))
+        keys_values = self.self_attention.keys_values(normed)
+        if cache is not None:
+            cache.append(keys_values)
+        x = x + self.dropout(self.self_attention(normed, keys_values, bias))
         if memory is not None:
             x = x + self.dropout(self.attend_memory(x, self.cross_attention.keys_values(memory), memory_bias))
+        return self.feed(x)
+
+    def project(self, x):
+        """Queries, keys and values of ``x`` ``[B, n, width]``, each ``[B, n, heads, size]``, and no gate."""
+        normed, attention = self.self_norm(x), self.self_attention
+        q, k, v = (matrix(normed).unflatten(-1, attention.heads) for matrix in (attention.q, attention.k, attention.v))
+        return q, k, v, None
+
+    @staticmethod
+    def weigh(logits):
+        """Attention weights over the last dimension."""
+        return logits.softmax(-1)
+
+    def merge(self, x, attended, gate=None):
+        """What the layer makes of ``x`` and what it read, ``attended`` ``[B, n, heads · size]``; ``[B, n, width]``."""
+        return self.feed(x + self.dropout(self.self_attention.o(attended)))
+
+    def feed(self, x):
+        """The feed-forward branch with its residual."""
         return x + self.dropout(self.feed_forward(self.ff_norm(x)))
 
     def attend_memory(self, x, keys_values, bias):
@@ -149,37 +179,44 @@ class Stack(nn.Module):
     """Encoder or decoder: layers between dropout of the input and a last norm with dropout.
 
     Args:
-        is_decoder: whether the layers are causal and attend to a memory.
+        causal: whether positions see only earlier ones.
+        has_memory: whether the layers also attend to a memory.
     """
 
-    def __init__(self, width, n_layers, n_heads, head_size, inner, dropout_rate, is_decoder):
+    def __init__(self, width, n_layers, n_heads, head_size, inner, dropout_rate, causal=False, has_memory=False):
         super().__init__()
-        self.is_decoder = is_decoder
-        self.bias = RelativeBias(n_heads, two_sided=not is_decoder)
+        self.causal = causal
+        self.bias = RelativeBias(n_heads, two_sided=not causal)
         self.layers = nn.ModuleList(
-            Layer(width, n_heads, head_size, inner, dropout_rate, is_decoder) for _ in range(n_layers)
+            Layer(width, n_heads, head_size, inner, dropout_rate, has_memory) for _ in range(n_layers)
         )
         self.norm, self.dropout = _norm(width), Dropout(dropout_rate)
         nn.init.normal_(self.bias.table.weight, std=width**-0.5)
 
-    def forward(self, x, padding=None, memory=None, memory_padding=None):
+    def forward(self, x, padding=None, memory=None, memory_padding=None, cache=None):
         """``x`` ``[B, n, width]`` → ``[B, n, width]``.
 
         Args:
-            padding: bool ``[B, n]``, True where ``x`` is none; a decoder needs none if it pads on the right.
-            memory, memory_padding: ``[B, m, width]`` and bool ``[B, m]`` for a decoder.
+            padding: bool ``[B, n]``, True where ``x`` is none; a causal stack needs none if it pads on the right.
+            memory, memory_padding: ``[B, m, width]`` and bool ``[B, m]``.
+            cache: a list to which the layers append their keys and values.
         """
-        positions = torch.arange(x.size(1), device=x.device)
-        bias = self.bias(positions, positions).unsqueeze(0)
-        if self.is_decoder:
-            bias = bias.masked_fill(positions > positions.unsqueeze(1), -torch.inf)
+        if self.causal:
+            bias = self.bias.causal(x.size(1), x.device).unsqueeze(0)
+        else:
+            positions = torch.arange(x.size(1), device=x.device)
+            bias = self.bias(positions, positions).unsqueeze(0)
         if padding is not None:
             bias = bias.masked_fill(padding[:, None, None], -torch.inf)
         memory_bias = None if memory is None else _hiding(memory_padding, x)
         x = self.dropout(x)
         for layer in self.layers:
-            x = layer(x, bias, memory, memory_bias)
+            x = layer(x, bias, memory, memory_bias, cache)
         return self.dropout(self.norm(x))
+
+    def biases(self):
+        """The :class:`RelativeBias` of each layer, all the same one."""
+        return [self.bias] * len(self.layers)
 
 
 def _hiding(padding, like):
@@ -195,7 +232,7 @@ class BeamDecoder:
     its own few tokens, which follow it when the beams are reordered. Meant for evaluation: no dropout.
 
     Args:
-        decoder: a :class:`Stack` with ``is_decoder``.
+        decoder: a causal :class:`Stack` with a memory.
         memory, padding: the encoder's output ``[B, m, width]`` and bool ``[B, m]``.
 
     Attributes:
@@ -223,18 +260,13 @@ class BeamDecoder:
         bias = self.decoder.bias(positions[-1:], positions)[:, 0]  # [heads, n]
         rows = torch.arange(len(x), device=x.device).unsqueeze(1)
         for i, layer in enumerate(self.decoder.layers):
-            attention = layer.self_attention
-            normed = layer.self_norm(x)
-            q, k, v = (
-                matrix(normed).unflatten(-1, attention.heads) for matrix in (attention.q, attention.k, attention.v)
-            )
+            q, k, v, _ = layer.project(x)
             # One pair [B, W, heads, size] per generated position: reordering copies whole rows, appending nothing.
             past = [(key[rows, parents], value[rows, parents]) for key, value in self._past[i]]
             self._past[i] = past = [*past, (k, v)]
-            weights = (torch.stack([(q * key).sum(-1) for key, _ in past], dim=-1) + bias).softmax(-1).to(v.dtype)
+            weights = layer.weigh(torch.stack([(q * key).sum(-1) for key, _ in past], dim=-1) + bias).to(v.dtype)
             attended = sum(weights[..., t].unsqueeze(-1) * value for t, (_, value) in enumerate(past))
-            x = x + attention.o(attended.flatten(2))
-            x = x + layer.attend_memory(x, self._memory[i], self._memory_bias)
-            x = x + layer.feed_forward(layer.ff_norm(x))
+            x = x + layer.self_attention.o(attended.flatten(2))
+            x = layer.feed(x + layer.attend_memory(x, self._memory[i], self._memory_bias))
         self.n_steps += 1
         return self.decoder.norm(x)

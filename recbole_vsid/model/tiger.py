@@ -48,8 +48,8 @@ class TIGER(GenerativeRecommender):
         self.register_buffer("user_token", hashed, persistent=False)
         self.token_embedding = nn.Embedding(self.start_token + 1 + config["user_tokens"], width)
         size = (width, config["n_layers"], config["n_heads"], config["head_size"], config["inner_size"])
-        self.encoder = Stack(*size, config["dropout_prob"], is_decoder=False)
-        self.decoder = Stack(*size, config["dropout_prob"], is_decoder=True)
+        self.encoder = Stack(*size, config["dropout_prob"])
+        self.decoder = Stack(*size, config["dropout_prob"], causal=True, has_memory=True)
         self.head = None if config["tie_embeddings"] else nn.Linear(width, table.n_tokens, bias=False)
         if self.head is not None:
             nn.init.zeros_(self.head.weight)

@@ -27,5 +27,15 @@ class TestReSID(ModelConformance):
     learns = FEW_USERS
 
 
+class TestIntRR(ModelConformance):
+    model = "IntRR"
+    learns = FEW_USERS
+
+
+class TestIntRRFlat(ModelConformance):
+    model = "IntRRFlat"
+    learns = FEW_USERS
+
+
 def test_no_model_is_left_out():
     assert {cls.model for cls in ModelConformance.__subclasses__()} == set(MODELS)

@@ -73,7 +73,7 @@ def golden_model(golden, tied):
 def stacks(seed=0, dropout=0.0, n_layers=2):
     """An encoder and a decoder, both of width 12, whose weights are large enough to matter."""
     torch.manual_seed(seed)
-    pair = [Stack(12, n_layers, 2, 5, 20, dropout, is_decoder=is_decoder) for is_decoder in (False, True)]
+    pair = [Stack(12, n_layers, 2, 5, 20, dropout, is_decoder, is_decoder) for is_decoder in (False, True)]
     for module in (module for stack in pair for module in stack.modules()):
         if isinstance(module, nn.RMSNorm):
             nn.init.normal_(module.weight, mean=1, std=0.3)
