@@ -167,7 +167,7 @@ class WindowLoader(SequenceLoader):
         super().__init__(config, dataset)
         self.costs, self.budget, self.batch_cost, self.lead = costs, budget, batch_cost, lead
         self.n_targets = len(self.log.target_positions()) if lead else len(self.log.items)
-        if self.n_targets == 0:
+        if lead and self.n_targets == 0:
             raise ValueError("no user has two training events, so there is nothing to learn from")
 
     def _rows(self, rng):

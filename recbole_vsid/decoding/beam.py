@@ -126,6 +126,11 @@ def position_normaliser(logits, position, trie, first, renormalize):
     return log_normaliser(logits, trie if renormalize != "none" and position == 0 else None, first)
 
 
+def finite(log_total):
+    """``log_total`` with the lowest number for −inf: tokens that a model excludes must stay at −inf, not become NaN."""
+    return log_total.clamp(min=torch.finfo(log_total.dtype).min)
+
+
 def segment_logsumexp(values, segment, n_segments):
     """Log of the sum of exponentials of each segment.
 
@@ -134,10 +139,11 @@ def segment_logsumexp(values, segment, n_segments):
         segment: int64 ``[n]``, each in ``0..n_segments - 1``.
 
     Returns:
-        ``[n_segments, …]``; −inf for an empty segment.
+        ``[n_segments, …]``; −inf for a segment that is empty or holds only −inf.
     """
     index = segment.view(-1, *[1] * (values.ndim - 1)).expand_as(values)
-    largest = values.new_full((n_segments, *values.shape[1:]), -torch.inf)
+    # The lowest finite number instead of −inf, for −inf − −inf is no number.
+    largest = values.new_full((n_segments, *values.shape[1:]), torch.finfo(values.dtype).min)
     largest = largest.scatter_reduce(0, index, values, "amax")
     total = torch.zeros_like(largest).index_add_(0, segment, (values - largest[segment]).exp())
     return largest + total.log()
@@ -149,7 +155,7 @@ def _best_children(logits, first, log_total, nodes, scores, trie, beam_width):
     tokens, children, slot = trie.children(nodes.flatten())
     log_prob = logits.flatten(0, 1)[slot, tokens - first].float()
     log_total = segment_logsumexp(log_prob, slot, nodes.numel()) if log_total is None else log_total.flatten()
-    log_prob = log_prob - log_total[slot]
+    log_prob = log_prob - finite(log_total)[slot]
     user = slot // width
     counts = torch.bincount(user, minlength=n_users)
     column = torch.arange(slot.numel(), device=slot.device) - (counts.cumsum(0) - counts)[user]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from recbole_vsid.decoding.beam import check_logits, check_renormalize, position_normaliser, segment_logsumexp
+from recbole_vsid.decoding.beam import check_logits, check_renormalize, finite, position_normaliser, segment_logsumexp
 
 
 @torch.no_grad()
@@ -43,7 +43,7 @@ def score_catalogue(step, trie, vocabularies=None, renormalize="first"):
         log_prob = logits[:, row, tokens - first].float()
         if log_total is None:
             log_total = segment_logsumexp(log_prob.T, row, scores.size(1)).T
-        scores = (scores - log_total)[:, row] + log_prob
+        scores = scores[:, row] + (log_prob - finite(log_total)[:, row])
         leaf = trie.item[nodes] > 0
         items, of_leaf = trie.items_of(nodes[leaf])
         result[:, items] = scores[:, leaf][:, of_leaf]
@@ -69,22 +69,19 @@ def score_first_order(logits, trie, vocabularies, renormalize="first"):
         float32 ``[B, n_items]``; −inf for the padding item and for items outside the tree.
     """
     check_renormalize(renormalize)
-    nodes = torch.zeros(1, dtype=torch.int64, device=trie.device)
-    before = nodes
-    scores = result = None  # [nodes, B] and [n_items, B], for all indexing is by nodes
+    nodes = before = torch.zeros(1, dtype=torch.int64, device=trie.device)
     for depth in range(trie.max_depth):
         first, end = vocabularies[depth]
         table = logits(depth)
         tokens, children, row = trie.children(nodes)
         tokens = tokens - first
         log_prob = table.flatten(1).T[before[row] * (end - first) + tokens].float()
-        if scores is None:
-            scores, result = (
-                log_prob.new_full((n, len(table)), value) for n, value in ((1, 0.0), (trie.n_items, -torch.inf))
-            )
+        if depth == 0:  # users are columns here, for all indexing is by nodes
+            scores = log_prob.new_zeros(1, len(table))
+            result = log_prob.new_full((trie.n_items, len(table)), -torch.inf)
         log_total = position_normaliser(table, depth, trie, first, renormalize)
         log_total = segment_logsumexp(log_prob, row, len(nodes)) if log_total is None else log_total.T[before]
-        scores = (scores - log_total)[row] + log_prob
+        scores = scores[row] + (log_prob - finite(log_total)[row])
         leaf = trie.item[children] > 0
         items, of_leaf = trie.items_of(children[leaf])
         result[items] = scores[leaf][of_leaf]

@@ -4,7 +4,7 @@ J. Zhai et al., *Actions Speak Louder than Words*, arXiv 2402.17152, in the vari
 (arXiv 2602.20704; section 4.3 of its specification). A block has no feed-forward: attention gates a projection of its
 own input. Differences of that variant from the paper, kept here: attention weights are softplus of the logits divided
 by their row sum (the paper: SiLU, no division), only the gate passes through SiLU, nothing is normed before gating, and
-there is no bias of time. Unlike there, the output matrix starts at zero, so that every block starts as the identity.
+there is no bias of time. Unlike there, the output layer starts at zero, so that every block starts as the identity.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Block(nn.Module):
         self.bias = RelativeBias(n_heads, two_sided=False)
         self.dropout = Dropout(dropout_rate)
         nn.init.zeros_(self.outward.weight)
+        nn.init.zeros_(self.outward.bias)
         nn.init.normal_(self.bias.table.weight, std=width**-0.5)
 
     def forward(self, x, bias, cache=None):

@@ -80,11 +80,11 @@ class IntRR(CausalRecommender):
         """What the backbone reads of ``items`` int64 ``[n]``.
 
         Returns:
-            tokens ``[n, width]``, and the logits over each level's codewords, a list of fp32 ``[n, K]`` (empty unless
-            ``item_token`` is ``redistributed``).
+            tokens fp32 ``[n, width]``, and the logits over each level's codewords, a list of fp32 ``[n, K]`` (empty
+            unless ``item_token`` is ``redistributed``).
         """
         if self.item_token == "uid":
-            return self.guide(self.uid(items)), []
+            return self.guide(self.uid(items)).float(), []
         if self.item_token == "codes":
             contexts = [codebook(path.clamp(min=0)) for codebook, path in zip(self.ran.codebooks, self.paths[items].T)]
             logits = []
@@ -97,11 +97,17 @@ class IntRR(CausalRecommender):
         """Ids of all items, some thousand at a time."""
         return torch.arange(1, self.n_items, device=self.codes.device).split(4096)
 
+    def train(self, mode=True):
+        """As in PyTorch; training forgets the token table, since not every optimizer lets its changes be seen."""
+        if mode:
+            self._table_of = None
+        return super().train(mode)
+
     def token_table(self):
         """Tokens of all items ``[n_items, width]``, computed anew whenever a weight has changed; without gradient."""
         weights = [*self.uid.parameters(), *self.guide.parameters(), *self.ran.parameters()]
         # Averaged weights are exchanged with the model's own by their storage, optimizers change it in place.
-        state = [(weight.data_ptr(), weight._version) for weight in weights]
+        state = [self.bf16, *((weight.data_ptr(), weight._version) for weight in weights)]
         if state != self._table_of:
             with torch.no_grad():
                 self._token_table = F.pad(torch.cat([self.tokens_of(part)[0] for part in self._parts()]), (0, 0, 1, 0))

@@ -203,6 +203,71 @@ def test_a_loader_whose_budget_holds_no_item(zipf_log, costs):
         len(loader_of(zipf_log, costs, budget=3))
 
 
+# ------------------------------------------------------------------ windows that begin with the event before
+
+learnable_logs = logs.filter(lambda log: any(len(items) > 1 for items in log))
+
+
+def leading(log, budget, batch_cost=40, seed=5):
+    costs = np.ones(log.items.max(initial=0) + 1, dtype=np.int64)
+    return WindowLoader(settings_of(seed), Part(log), costs, budget, batch_cost, lead=True)
+
+
+def numbered(sequences):
+    """The log of the sequences, with the number of each event in place of its item."""
+    log = make_log(sequences)
+    return EventLog(np.arange(1, len(log.items) + 1), log.offsets)
+
+
+@exactly
+@given(learnable_logs, st.integers(1, 14), st.integers(1, 40), st.integers(0, 2**20))
+def test_with_lead_every_event_but_the_first_is_a_target_once(sequences, budget, batch_cost, seed):
+    log = numbered(sequences)
+    loader = leading(log, budget, batch_cost, seed)
+    targets, whole = [], set()
+    for items, lengths in epoch_of(loader, 0):
+        assert items.dtype == lengths.dtype == torch.int64 and items.size(1) == lengths.max()
+        assert items.numel() <= batch_cost or len(items) == 1
+        for row, length in zip(items.tolist(), lengths.tolist()):
+            assert not any(row[length:]) and 2 <= length <= budget + 1
+            assert row[:length] == list(range(row[0], row[0] + length)), "consecutive events"
+            assert len(set(log.users_at(np.array(row[:length]) - 1))) == 1, "of one user"
+            targets += row[1:length]
+            whole.add(tuple(row[:length]))
+    assert sorted(targets) == (log.target_positions() + 1).tolist() and loader.n_targets == len(targets)
+    for first, n_events in zip(log.offsets[:-1].tolist(), log.counts().tolist()):
+        if 1 < n_events <= budget:
+            assert tuple(range(first + 1, first + 1 + n_events)) in whole, "what fits stays whole"
+
+
+def test_with_lead_every_phase_keeps_the_targets():
+    """A sequence of ten with windows of four: cuts differ from epoch to epoch, targets do not."""
+    loader, cuts = leading(make_log([[], list(range(1, 11)), [11]]), 4), set()
+    for epoch in range(30):
+        rows = [row[:n].tolist() for items, lengths in epoch_of(loader, epoch) for row, n in zip(items, lengths)]
+        assert sorted(event for row in rows for event in row[1:]) == list(range(2, 11))
+        cuts.add(tuple(sorted(row[0] for row in rows)))
+    # A first window of one event is no row of its own; that event still leads the next one.
+    assert cuts == {(1, 4, 8), (1, 3, 7), (1, 2, 6), (1, 5, 9)}
+
+
+def test_a_lone_event_is_no_row():
+    loader = leading(make_log([[], [3], [4, 5], [], [6]]), 5)
+    ((items, lengths),) = epoch_of(loader, 0)
+    assert items.tolist() == [[4, 5]] and lengths.tolist() == [2] and loader.n_targets == 1
+
+
+def test_without_lead_every_event_is_a_target():
+    log = make_log([[], [3], [4, 5]])
+    assert WindowLoader(settings_of(5), Part(log), np.ones(30, dtype=np.int64), 5, 40).n_targets == 3
+
+
+@pytest.mark.parametrize("sequences", [[[], [1], [2]], [[], []]])
+def test_with_lead_no_user_with_two_events(sequences):
+    with pytest.raises(ValueError, match="no user has two training events, so there is nothing to learn from"):
+        leading(make_log(sequences), 5)
+
+
 # ------------------------------------------------------------------ prefixes and the event after each
 
 PREFIX_FIELDS = ("user_id", "item_id_list", "item_length", "item_id")
@@ -231,9 +296,6 @@ def naive_prefixes(sequences, max_length):
         for user, items in enumerate(sequences)
         for place in range(1, len(items))
     ]
-
-
-learnable_logs = logs.filter(lambda log: any(len(items) > 1 for items in log))
 
 
 @exactly

@@ -13,6 +13,7 @@ from recbole_vsid.decoding.beam import constrained_beam_search
 from recbole_vsid.decoding.exact import score_catalogue
 from recbole_vsid.decoding.trie import PrefixTrie
 from tests.decoding.test_beam import ToyModel
+from tests.model.tiny_intrr import BACKBONES, naive_flat_scores, naive_intrr_scores, tiny_flat, tiny_intrr
 from tests.model.tiny_tiger import interaction_of, naive_scores, tiny_tiger
 from tests.property.strategies import semantic_id_tables
 
@@ -55,11 +56,17 @@ def test_logits_of_the_own_tokens_equal_logits_of_all_with_the_others_impossible
 
 
 @st.composite
-def tigers(draw):
-    """A table, a TIGER over it, histories of different lengths with repeats among them, and their users."""
-    table = draw(semantic_id_tables())
+def histories_of(draw, table):
+    """Histories of different lengths with repeats among them."""
     item = st.integers(1, table.n_items - 1)
-    histories = draw(st.lists(st.lists(item, min_size=1, max_size=6), min_size=1, max_size=3))
+    return draw(st.lists(st.lists(item, min_size=1, max_size=6), min_size=1, max_size=3))
+
+
+@st.composite
+def tigers(draw):
+    """A table, a TIGER over it, histories, and their users."""
+    table = draw(semantic_id_tables())
+    histories = draw(histories_of(table))
     users = [draw(st.integers(1, 3)) for _ in histories]
     model = tiny_tiger(
         table,
@@ -110,3 +117,39 @@ def test_no_invalid_generation_and_scores_of_the_teacher_forced_model(problem, b
     items, scores = model.topk(rows, k)
     assert torch.equal(items, wide)
     torch.testing.assert_close(scores, wide_scores, atol=1e-4, rtol=1e-4)
+
+
+@st.composite
+def causal_models(draw):
+    """An IntRR or its flattened twin over a table, and scores of all items for some histories, by plain recursion."""
+    table = draw(semantic_id_tables())
+    tiny, naive = draw(st.sampled_from([(tiny_intrr, naive_intrr_scores), (tiny_flat, naive_flat_scores)]))
+    changes = {
+        "backbone": draw(st.sampled_from(BACKBONES)),
+        "renormalize": draw(st.booleans()),
+        "assign": draw(st.sampled_from(["soft", "ste"])),
+        "item_token": draw(st.sampled_from(["redistributed", "uid", "codes"])),
+    }
+    model = tiny(table, seed=draw(seeds), scale=draw(st.sampled_from([0.1, 0.3])), **changes)
+    histories = draw(histories_of(table))
+    return table, model, interaction_of(histories), torch.stack([naive(model, each) for each in histories]).float()
+
+
+@exactly
+@given(causal_models(), st.integers(1, 14), st.integers(1, 14))
+def test_causal_models_generate_items_with_the_scores_of_plain_recursion(problem, beam_width, k):
+    table, model, rows, expected = problem
+    model.beam_width = beam_width
+    items, scores = model.topk(rows, k)
+    assert items.shape == scores.shape == (len(expected), k)
+    check_ranking(items, scores, table)
+    torch.testing.assert_close(scores, expected.gather(1, items), atol=1e-4, rtol=1e-4)
+    model.beam_width = table.n_items - 1
+    torch.testing.assert_close(model.full_sort_predict(rows), expected, atol=1e-4, rtol=1e-4)
+    model.decoding = "exact"
+    torch.testing.assert_close(model.full_sort_predict(rows), expected, atol=1e-4, rtol=1e-4)
+    check_ranking(*model.topk(rows, k), table)
+
+    model.bf16 = True
+    for model.decoding in ("beam", "exact"):
+        check_ranking(*model.topk(rows, k), table)
