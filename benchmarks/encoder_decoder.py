@@ -22,7 +22,7 @@ import argparse
 import statistics
 import sys
 import time
-from types import SimpleNamespace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -69,30 +69,52 @@ def hugging_face():
 # ------------------------------------------------------------------------------- model, data
 
 
-def random_table(item_tokens, rng):
+@dataclass
+class TrainingSplit:
+    """What models and their loaders read of a dataset."""
+
+    training: EventLog
+    semantic_ids: SemanticIDs
+    tokenizer_report: None = None
+
+    def num(self, field):
+        """Items, whatever the field: no model here has another one."""
+        return self.semantic_ids.n_items
+
+
+def random_table(item_tokens, rng, n_codewords=N_CODEWORDS):
     """Three tokens, the smaller ones more frequent, and a suffix that tells apart items that share them."""
     n_items = len(item_tokens) - 1
-    content = (N_CODEWORDS * rng.random((n_items, N_LEVELS)) ** 2).astype(np.int64)
+    content = (n_codewords * rng.random((n_items, N_LEVELS)) ** 2).astype(np.int64)
     _, group, counts = np.unique(content, axis=0, return_inverse=True, return_counts=True)
     order = np.argsort(group.ravel(), kind="stable")
     suffix = np.empty(n_items, dtype=np.int64)
     suffix[order] = np.arange(n_items) - np.repeat(np.cumsum(counts) - counts, counts)
     codes = np.vstack([np.full(N_LEVELS + 1, -1), np.column_stack([content, suffix])])
     lengths = np.r_[0, np.full(n_items, N_LEVELS + 1)]
-    return SemanticIDs(codes, lengths, [N_CODEWORDS] * (N_LEVELS + 1), shared_vocabulary=False, item_tokens=item_tokens)
+    return SemanticIDs(codes, lengths, [n_codewords] * (N_LEVELS + 1), shared_vocabulary=False, item_tokens=item_tokens)
 
 
-def generated_training_split(rng):
-    """What TIGER reads of a dataset; lengths like Beauty's (131,413 rows, mean history of 6.70 items cut to 20)."""
+def generated_training_split(rng, n_codewords=N_CODEWORDS):
+    """Sequences with lengths like Beauty's (131,413 rows, mean history of 6.70 items cut to 20)."""
     counts = np.r_[0, 3 + np.exp(rng.normal(0.6, 1.3, N_USERS)).astype(np.int64)]
     log = EventLog(rng.integers(1, N_ITEMS + 1, counts.sum()), np.r_[0, np.cumsum(counts)])
-    table = random_table(np.arange(N_ITEMS + 1).astype(str), rng)
-    return SimpleNamespace(
-        training=log,
-        semantic_ids=table,
-        tokenizer_report=None,
-        num=lambda field: table.n_items,
-    )
+    return TrainingSplit(log, random_table(np.arange(N_ITEMS + 1).astype(str), rng, n_codewords))
+
+
+def real_training_split(config, rng, n_codewords=N_CODEWORDS):
+    """The training events of ``config``'s dataset; codes are random all the same."""
+    dataset = SemanticIDDataset(config)
+    dataset.restored_table = random_table(dataset.field2id_token[dataset.iid_field], rng, n_codewords), None
+    training = dataset.build()[0]
+    return TrainingSplit(training.training, training.semantic_ids)
+
+
+def across_epoch(loader, n_batches):
+    """``n_batches`` batches at even distances from an epoch sorted by length."""
+    epoch = sorted(loader, key=lambda batch: batch[loader.length_field].float().mean())
+    places = (np.arange(n_batches) + 0.5) / max(n_batches, 1) * len(epoch)
+    return [epoch[place] for place in places.astype(int)]
 
 
 def build(options):
@@ -112,18 +134,11 @@ def build(options):
     if options.data_path:
         settings["data_path"] = options.data_path
     config = Config("TIGER", options.dataset or "ml-100k", config_dict=settings)
-    if options.dataset:
-        dataset = SemanticIDDataset(config)
-        dataset.restored_table = random_table(dataset.field2id_token[dataset.iid_field], rng), None
-        dataset = dataset.build()[0]
-    else:
-        dataset = generated_training_split(rng)
+    dataset = real_training_split(config, rng) if options.dataset else generated_training_split(rng)
     torch.manual_seed(options.seed)
     model = TIGER(config, dataset)
     nn.init.normal_(model.head.weight, std=config["hidden_size"] ** -0.5)  # zeros would score all tokens alike
-    epoch = sorted(model.train_loader(config, dataset), key=lambda batch: batch[model.ITEM_SEQ_LEN].float().mean())
-    places = (np.arange(options.batches) + 0.5) / max(options.batches, 1) * len(epoch)
-    return model, [epoch[place] for place in places.astype(int)]
+    return model, across_epoch(model.train_loader(config, dataset), options.batches)
 
 
 def hugging_face_twin(model, options):
