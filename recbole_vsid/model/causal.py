@@ -41,8 +41,6 @@ class CausalRecommender(GenerativeRecommender):
         for key in ("hidden_size", "n_layers", "n_heads", "head_size", "inner_size"):
             if config[key] < 1:
                 raise ValueError(f"{key}={config[key]!r} is not usable: it must be a whole number of at least 1")
-        if config["renormalize"] not in (True, False):
-            raise ValueError(f"renormalize={config['renormalize']!r} is not usable: it must be true or false")
         if config["backbone"] == "hstu" and config["hidden_size"] % config["n_heads"]:
             raise ValueError(
                 f"hidden_size={config['hidden_size']} must be a multiple of n_heads={config['n_heads']} with "

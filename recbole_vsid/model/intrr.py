@@ -9,9 +9,10 @@ each item's distributions towards its own semantic ID.
 
 Where paper and code differ this follows the paper's wording: mixtures of codewords as tokens (``assign: ste`` is the
 code's choice) and an alignment weight above 0. Other differences, on purpose: whole sequences are trained at all
-positions instead of one row per prefix; a feed-forward of two matrices instead of three; a level has only the codewords
-that its codes use; Muon and AdamW with averaged weights. Codes of different lengths work: a token adds up, and the
-losses count, the levels that the item's code has.
+positions instead of one row per prefix (one longer than the longest history in several windows, cut elsewhere in every
+epoch, so that the first targets of a window see few events); a feed-forward of two matrices instead of three; a level
+has only the codewords that its codes use; Muon and AdamW with averaged weights. Codes of different lengths work: a
+token adds up, and the losses count, the levels that the item's code has.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from recbole_vsid.semantic_id.table import PAD
 
 ITEM_TOKENS = ("redistributed", "uid", "codes")
 ASSIGNMENTS = ("soft", "ste")
+MOST_TRANSITIONS = 2**26  # logits of users × code pairs that exact scoring holds at once
 
 
 class IntRR(CausalRecommender):
@@ -45,8 +47,9 @@ class IntRR(CausalRecommender):
         width = config["hidden_size"]
         self.item_token, self.assign = config["item_token"], config["assign"]
         self.alignment_weight = config["alignment_weight"]
-        self.uid = nn.Embedding(self.n_items, config["uid_size"], padding_idx=0)
-        self.guide = nn.Linear(config["uid_size"], width)
+        if self.item_token != "codes":
+            self.uid = nn.Embedding(self.n_items, config["uid_size"], padding_idx=0)
+            self.guide = nn.Linear(config["uid_size"], width)
         self.ran = RecursiveAssignment(
             [end - first for first, end in self.vocabularies], width, config["ran_hidden_size"], config["codebook_std"]
         )
@@ -66,9 +69,10 @@ class IntRR(CausalRecommender):
                 raise ValueError(f"{key}={config[key]!r} is not usable: it must be a whole number of at least 1")
         if config["alignment_weight"] < 0:
             raise ValueError(f"alignment_weight={config['alignment_weight']} is not usable: it must be at least 0")
-        if config["codebook_std"] is not None and config["codebook_std"] <= 0:
+        std = config["codebook_std"]
+        if std is not None and (isinstance(std, bool) or not isinstance(std, (int, float)) or std <= 0):
             raise ValueError(
-                f"codebook_std={config['codebook_std']} is not usable: it must be above 0, or ~ for hidden_size^-0.5"
+                f"codebook_std={std!r} is not usable: it must be a number above 0, or ~ for hidden_size^-0.5"
             )
 
     def hidden_matrices(self):
@@ -105,7 +109,7 @@ class IntRR(CausalRecommender):
 
     def token_table(self):
         """Tokens of all items ``[n_items, width]``, computed anew whenever a weight has changed; without gradient."""
-        weights = [*self.uid.parameters(), *self.guide.parameters(), *self.ran.parameters()]
+        weights = [weight for name, weight in self.named_parameters() if not name.startswith("backbone.")]
         # Averaged weights are exchanged with the model's own by their storage, optimizers change it in place.
         state = [self.bf16, *((weight.data_ptr(), weight._version) for weight in weights)]
         if state != self._table_of:
@@ -121,16 +125,23 @@ class IntRR(CausalRecommender):
         Returns:
             ``distinct_token_paths``, how many different paths of likeliest codewords there are, as a share of the items
             (1 is ideal), and ``alignment_<level>``, the share of items whose likeliest codeword of a level is that of
-            their semantic ID. Nothing unless ``item_token`` is ``redistributed``.
+            their semantic ID. Only levels that an item's code has count. Nothing unless ``item_token`` is
+            ``redistributed``.
         """
         if self.item_token != "redistributed":
             return {}
-        logits = [self.tokens_of(part)[1] for part in self._parts()]
-        likeliest = torch.cat([torch.stack([level.argmax(-1) for level in part], dim=1) for part in logits])
-        paths = self.paths[1:]
-        hits = ((likeliest == paths).sum(0) / (paths != PAD).sum(0)).tolist()
+        with self._autocast():
+            likeliest = torch.cat([self._likeliest(part) for part in self._parts()])
+        paths = self.paths[1:, : self.trie.max_depth]
+        used = paths != PAD
+        likeliest = likeliest[:, : self.trie.max_depth].masked_fill(~used, PAD)
+        aligned = (((likeliest == paths) & used).sum(0) / used.sum(0)).tolist()
         share = len(likeliest.unique(dim=0)) / len(likeliest)
-        return {"distinct_token_paths": share, **{f"alignment_{level}": hit for level, hit in enumerate(hits, start=1)}}
+        return {"distinct_token_paths": share, **{f"alignment_{i}": each for i, each in enumerate(aligned, start=1)}}
+
+    def _likeliest(self, items):
+        """The likeliest codeword of every level for ``items`` ``[n]``, int64 ``[n, n_levels]``."""
+        return torch.stack([logits.argmax(-1) for logits in self.tokens_of(items)[1]], dim=1)
 
     # --------------------------------------------------------------------- training
 
@@ -171,9 +182,12 @@ class IntRR(CausalRecommender):
         return step
 
     def _catalogue_scores(self, interaction):
+        sizes = [codebook.num_embeddings for codebook in self.ran.codebooks]
+        users_at_once = max(1, MOST_TRANSITIONS // max(before * size for before, size in zip([1, *sizes], sizes)))
         with self._autocast():
-            walk = Walk(self.ran, self.guidance(interaction))
-            return score_first_order(walk.logits, self.trie, self.vocabularies, self.renormalize)
+            walks = [Walk(self.ran, part) for part in self.guidance(interaction).split(users_at_once)]
+            scores = [score_first_order(walk.logits, self.trie, self.vocabularies, self.renormalize) for walk in walks]
+        return torch.cat(scores)
 
 
 def _cross_entropy(logits, codes):

@@ -6,15 +6,18 @@ network alone are in ``test_ran.py``, those of rankings in ``test_intrr_ranking.
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from recbole_vsid.averaging import WeightAverage
 from recbole_vsid.optimizer import MuonAdamW
+from recbole_vsid.semantic_id.table import SemanticIDs
 from tests.model.tiny_intrr import (
     BACKBONES,
     FIXED,
     HISTORIES,
+    OWN,
     OWN_VARYING,
     SHARED_CODES,
     TABLES,
@@ -321,17 +324,20 @@ def test_padding_is_read_as_zeros(item_token):
 def test_diagnostics_against_a_loop(table):
     model = tiny_intrr(table)
     logits = [naive_token(model, item)[1] for item in range(1, table.n_items)]
-    likeliest = [tuple(int(level.argmax()) for level in item) for item in logits]
+    own = [path_of(table, item) for item in range(1, table.n_items)]
+    likeliest = [tuple(int(level.argmax()) for level in item[: len(path)]) for item, path in zip(logits, own)]
     expected = {"distinct_token_paths": len(set(likeliest)) / len(likeliest)}
     for level in range(table.max_length):
-        hits = [
-            path[level] == codes[level]
-            for path, codes in zip(likeliest, (path_of(table, item) for item in range(1, table.n_items)))
-            if level < len(codes)
-        ]
+        hits = [path[level] == codes[level] for path, codes in zip(likeliest, own) if level < len(codes)]
         expected[f"alignment_{level + 1}"] = sum(hits) / len(hits)
     assert model.diagnostics() == pytest.approx(expected)
     assert tiny_intrr(table, item_token="uid").diagnostics() == {}
+
+
+def test_diagnostics_of_a_table_wider_than_its_codes():
+    codes, lengths = np.pad(OWN.codes, ((0, 0), (0, 1)), constant_values=-1), OWN.lengths
+    wider = SemanticIDs(codes, lengths, [*OWN.vocab_sizes, 5], False, OWN.item_tokens)
+    assert set(tiny_intrr(wider).diagnostics()) == {"distinct_token_paths", "alignment_1", "alignment_2"}
 
 
 def test_items_alike_have_one_token_path():

@@ -14,6 +14,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_vsid.config import Config
 from recbole_vsid.decoding.exact import score_catalogue
+from recbole_vsid.model import intrr
 from recbole_vsid.model.intrr import IntRR
 from recbole_vsid.quick_start import build_data, build_model, run
 from recbole_vsid.semantic_id.collisions import resolve_collisions
@@ -111,6 +112,14 @@ def test_invariant_8_wide_beam_exact_scores_and_recursion_agree(table, backbone,
         torch.testing.assert_close(mass, torch.ones(4), **CLOSE)
     else:
         assert (mass < 1 + 1e-5).all() and mass.min() < 1 - 1e-3, "some goes to codes of no item"
+
+
+def test_exact_scores_of_some_users_at_a_time(monkeypatch):
+    model = tiny_intrr(FIXED, decoding="exact")
+    rows = interaction_of(HISTORIES)
+    together = model.full_sort_predict(rows)
+    monkeypatch.setattr(intrr, "MOST_TRANSITIONS", 20)  # 9 code pairs: two users
+    torch.testing.assert_close(model.full_sort_predict(rows), together, **CLOSE)
 
 
 @pytest.mark.parametrize("renormalize", [True, False], ids=["renormalised", "raw"])
@@ -241,7 +250,9 @@ def test_bad_settings_of_both_models_are_refused(small_settings, model, wrong, m
         ({"uid_size": 0}, f"uid_size=0 {WHOLE}"),
         ({"ran_hidden_size": -2}, f"ran_hidden_size=-2 {WHOLE}"),
         ({"alignment_weight": -0.5}, "alignment_weight=-0.5 is not usable: it must be at least 0"),
-        ({"codebook_std": 0}, "codebook_std=0 is not usable: it must be above 0, or ~ for hidden_size"),
+        ({"codebook_std": 0}, "codebook_std=0 is not usable: it must be a number above 0, or ~ for hidden_size"),
+        ({"codebook_std": "auto"}, "codebook_std='auto' is not usable"),
+        ({"codebook_std": True}, "codebook_std=True is not usable"),
         ({"codebook_std": -1.5}, "codebook_std=-1.5 is not usable"),
     ],
     ids=str,
