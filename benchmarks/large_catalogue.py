@@ -12,8 +12,6 @@ the system could take those back at any time.
 from __future__ import annotations
 
 import argparse
-import resource
-import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from recbole_vsid.data.hook import peak_memory
 from recbole_vsid.registry import get_tokenizer
 from recbole_vsid.tokenizer.base import TokenizerInput
 
@@ -52,20 +51,11 @@ def zipf_counts(n_items, seed):
     return np.r_[0, rng.multinomial(EVENTS_PER_ITEM * n_items, share / share.sum())]
 
 
-def peak_gib():
-    """Largest resident memory of this process so far, in GiB."""
-    status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.is_file() else []:
-        if line.startswith("VmHWM"):  # getrusage on Linux counts the process that started this one
-            return int(line.split()[1]) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30
-
-
 def measure(path, options):
     """Fit and encode; plain figures."""
     torch.set_num_threads(options.threads)
     embedding = np.load(path, mmap_mode="r")
-    start_gib = peak_gib()
+    start = peak_memory()
     data = TokenizerInput(
         embedding, zipf_counts(len(embedding) - 1, options.seed), np.arange(len(embedding)).astype(str)
     )
@@ -76,7 +66,7 @@ def measure(path, options):
     tokenizer = tokenizer_class(tokenizer_class.Settings.from_config(known), seed=options.seed, show_progress=True)
     started = time.perf_counter()
     tokenizer.fit(data)
-    fitted, fit_gib = time.perf_counter(), peak_gib()
+    fitted, after_fit = time.perf_counter(), peak_memory()
     table = tokenizer.encode(data)
     encoded = time.perf_counter()
     return {
@@ -84,9 +74,9 @@ def measure(path, options):
         "encode seconds": encoded - fitted,
         "items that share a content code": table.provenance["collisions"]["item_share"],
         "largest group": table.provenance["collisions"]["largest_group"],
-        "peak GiB before": start_gib,
-        "peak GiB after fit": fit_gib,
-        "peak GiB": peak_gib(),
+        "peak MB before": start,
+        "peak MB after fit": after_fit,
+        "peak MB": peak_memory(),
     }
 
 

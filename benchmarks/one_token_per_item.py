@@ -35,12 +35,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from encoder_decoder import across_epoch, autocast, generated_training_split, median_seconds, real_training_split
-from large_catalogue import peak_gib
 from recbole.data.interaction import Interaction
 from rich.table import Table
 from torch import nn
 
 from recbole_vsid.config import Config
+from recbole_vsid.data.hook import peak_memory
 from recbole_vsid.model.causal import BACKBONES
 from recbole_vsid.model.intrr_flat import IntRRFlat
 from recbole_vsid.semantic_id.report import wide_console
@@ -168,9 +168,9 @@ def memory_growth(name, backbone, split, options):
     """By how many MB a round of training raises the peak of this process."""
     torch.set_num_threads(options.threads)
     training = Training(name, backbone, split, options)
-    before = peak_gib()
+    before = peak_memory()
     training.run()
-    return (peak_gib() - before) * 2**30 / 1e6
+    return peak_memory() - before
 
 
 def contestants(options):
@@ -303,7 +303,9 @@ def main():
     parser.add_argument("--backbone", choices=[*BACKBONES, "both"], default="both")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--batches", type=int, default=6, help="to train on; 0: neither training nor memory")
-    parser.add_argument("--batch_size", type=int, default=1024, help="targets per update with padding, but SASRec's")
+    parser.add_argument(
+        "--batch_size", type=int, default=1024, help="events per update, padding included; SASRec has its own"
+    )
     parser.add_argument("--users", type=int, default=8, help="of a request; 0: none")
     parser.add_argument("--many_users", type=int, default=256, help="at once, without the uncached twin; 0: none")
     parser.add_argument("--history", type=int, default=32, help="items of the users of the latencies")

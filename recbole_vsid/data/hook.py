@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from logging import getLogger
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -121,11 +122,16 @@ def new_tokenizer(config):
 
 def peak_memory():
     """Largest resident memory of this process so far in MB; None where the system does not tell."""
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.is_file() else []:
+        if line.startswith("VmHWM"):  # getrusage on Linux counts the process that started this one
+            return round(int(line.split()[1]) * 1024 / 1e6)
     try:
         import resource
     except ImportError:
         return None
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
 
 
 def item_tokens(dataset):

@@ -14,13 +14,11 @@ from recbole_vsid.averaging import WeightAverage
 from recbole_vsid.optimizer import MuonAdamW
 from recbole_vsid.semantic_id.table import SemanticIDs
 from tests.model.tiny_intrr import (
-    BACKBONES,
     FIXED,
     HISTORIES,
     OWN,
     OWN_VARYING,
     SHARED_CODES,
-    TABLES,
     VARYING,
     check_same_training,
     gradients,
@@ -35,16 +33,6 @@ from tests.model.tiny_tiger import interaction_of
 from tests.property.strategies import make_table
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-
-
-@pytest.fixture(params=TABLES)
-def table(request):
-    return TABLES[request.param]
-
-
-@pytest.fixture(params=BACKBONES)
-def backbone(request):
-    return request.param
 
 
 # ---------------------------------------------------------------------- what an item is to the backbone

@@ -10,12 +10,10 @@ import torch
 from recbole_vsid.decoding.exact import score_catalogue
 from recbole_vsid.quick_start import run
 from tests.model.tiny_intrr import (
-    BACKBONES,
     FIXED,
     HISTORIES,
     OWN,
     OWN_VARYING,
-    TABLES,
     VARYING,
     check_same_training,
     gradients,
@@ -28,16 +26,6 @@ from tests.model.tiny_intrr import (
 from tests.model.tiny_tiger import flat_code, interaction_of, naive_stream
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-
-
-@pytest.fixture(params=TABLES)
-def table(request):
-    return TABLES[request.param]
-
-
-@pytest.fixture(params=BACKBONES)
-def backbone(request):
-    return request.param
 
 
 def backbone_input(model):

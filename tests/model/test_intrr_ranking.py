@@ -19,11 +19,9 @@ from recbole_vsid.model.intrr import IntRR
 from recbole_vsid.quick_start import build_data, build_model, run
 from recbole_vsid.semantic_id.collisions import resolve_collisions
 from tests.model.tiny_intrr import (
-    BACKBONES,
     FIXED,
     HISTORIES,
     SHARED_CODES,
-    TABLES,
     larger_table,
     naive_guidance,
     naive_intrr_scores,
@@ -33,16 +31,6 @@ from tests.model.tiny_tiger import interaction_of
 from tests.property.test_tables_and_beams import walk
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-
-
-@pytest.fixture(params=TABLES)
-def table(request):
-    return TABLES[request.param]
-
-
-@pytest.fixture(params=BACKBONES)
-def backbone(request):
-    return request.param
 
 
 # ------------------------------------------------------------------------------------ one pass

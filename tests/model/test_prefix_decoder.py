@@ -29,11 +29,6 @@ def stack_of(backbone, n_layers):
     return made.eval()
 
 
-@pytest.fixture(params=["transformer", "hstu"])
-def backbone(request):
-    return request.param
-
-
 def check_whole(stack, output, rows):
     """``output`` ``[width]`` of each row is the last of the stack on the row, ``[n, width]``, alone."""
     for one, row in zip(output, rows):

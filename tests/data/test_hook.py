@@ -1,0 +1,27 @@
+"""What the preprocessing hook says about its own cost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from recbole_vsid.data.hook import peak_memory
+
+
+def test_the_peak_of_a_process_is_its_own():
+    """It grows with the memory that was used, stays when that is freed, and a large parent does not count."""
+    megabytes = 300
+    before = peak_memory()
+    if before is None:
+        pytest.skip("this system does not tell")
+    used = np.ones((before + megabytes) * 125_000)  # more than the process has now, whatever it has freed
+    peak = peak_memory()
+    del used
+    assert peak >= before + megabytes and peak_memory() >= peak
+    command = "from recbole_vsid.data.hook import peak_memory; print(peak_memory())"
+    child = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    if sys.platform == "linux":
+        assert int(child.stdout) < peak - megabytes / 2
