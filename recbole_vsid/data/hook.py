@@ -121,7 +121,7 @@ def new_tokenizer(config):
 
 
 def peak_memory():
-    """Largest resident memory of this process so far in MB; None where the system does not tell."""
+    """Largest resident memory of this process so far in MB, on Linux exact to a few MB; None where it is not told."""
     status = Path("/proc/self/status")
     for line in status.read_text().splitlines() if status.is_file() else []:
         if line.startswith("VmHWM"):  # getrusage on Linux counts the process that started this one

@@ -13,14 +13,15 @@ from recbole_vsid.data.hook import peak_memory
 
 def test_the_peak_of_a_process_is_its_own():
     """It grows with the memory that was used, stays when that is freed, and a large parent does not count."""
-    megabytes = 300
+    megabytes, counting = 300, 8  # Linux sums pages per processor lazily: two readings may differ by some MB
     before = peak_memory()
     if before is None:
         pytest.skip("this system does not tell")
     used = np.ones((before + megabytes) * 125_000)  # more than the process has now, whatever it has freed
     peak = peak_memory()
     del used
-    assert peak >= before + megabytes and peak_memory() >= peak
+    assert peak >= before + megabytes
+    assert peak_memory() >= peak - counting
     command = "from recbole_vsid.data.hook import peak_memory; print(peak_memory())"
     child = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     if sys.platform == "linux":
