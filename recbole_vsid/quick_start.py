@@ -23,12 +23,12 @@ from recbole_vsid.trainer import run_folder, trainer_class, unpack_table
 SUPPORTED = (ModelType.SEQUENTIAL, ModelType.GENERAL, ModelType.TRADITIONAL)
 
 
-def build_data(config, table=None):
+def build_data(config, checkpoint=None):
     """Load, filter, split; for this package's models fit the tokenizer.
 
     Args:
         config: a :class:`~recbole_vsid.config.Config`.
-        table: (SemanticIDs, report) of an earlier run, used instead of fitting a tokenizer.
+        checkpoint: of an earlier run, whose table is used instead of fitting a tokenizer.
 
     Returns:
         the dataset, and RecBole's loaders for training, validation and test.
@@ -42,8 +42,9 @@ def build_data(config, table=None):
             "and traditional models"
         )
     dataset = dataset_class(config)(config)
-    if table is not None:
-        dataset.restored_table = table
+    if checkpoint is not None and checkpoint["semantic_ids"]:
+        dataset.restored_table = unpack_table(checkpoint["semantic_ids"]), checkpoint["tokenizer_report"]
+        dataset.restored_state = checkpoint["state_dict"]
     n_candidates = dataset.item_num - 1
     if max(config["topk"]) > n_candidates:
         raise ValueError(
@@ -101,7 +102,7 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     logger.debug(config)
     last = _last_checkpoint(config, logger)
 
-    data, loaders = build_data(config, (unpack_table(last["semantic_ids"]), last["tokenizer_report"]) if last else None)
+    data, loaders = build_data(config, last)
     if last and data.fingerprint() != data.semantic_ids.provenance.get("data_fingerprint"):
         raise ValueError(
             f"resume=True: the interactions of {config['dataset']} changed since {run_folder(config)} was written; "
@@ -171,7 +172,7 @@ def load(checkpoint, config_dict=None):
     config = Config(state["model"], state["dataset"], config_dict={**state["settings"], **(config_dict or {})})
     init_seed(config["seed"], config["reproducibility"])
     table = state["semantic_ids"]
-    dataset, loaders = build_data(config, (unpack_table(table), state["tokenizer_report"]) if table else None)
+    dataset, loaders = build_data(config, state)
     if table and dataset.fingerprint() != table["provenance"].get("data_fingerprint"):
         getLogger().warning(f"{checkpoint} was trained on other interactions than {config['data_path']} holds now")
     model, _ = build_model(config, loaders)

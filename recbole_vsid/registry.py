@@ -16,6 +16,7 @@ MODELS = {
     "VLSID": "recbole_vsid.model.vlsid:VLSID",
     "TIGER": "recbole_vsid.model.tiger:TIGER",
     "ReSID": "recbole_vsid.model.resid:ReSID",
+    "DIGER": "recbole_vsid.model.diger:DIGER",
     "IntRR": "recbole_vsid.model.intrr:IntRR",
     "IntRRFlat": "recbole_vsid.model.intrr_flat:IntRRFlat",
 }

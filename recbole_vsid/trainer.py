@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-import random
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,6 +21,7 @@ from recbole.utils import get_trainer, set_color
 from recbole_vsid.averaging import WeightAverage
 from recbole_vsid.evaluation.collector import PROTOCOL_NAMES, ProtocolCollector
 from recbole_vsid.optimizer import MuonAdamW
+from recbole_vsid.randomness import random_state, restore_random_state
 from recbole_vsid.semantic_id import SemanticIDs
 from recbole_vsid.storage import load_checkpoint, save_checkpoint
 
@@ -139,7 +139,9 @@ class ProtocolTrainerMixin:
             self.logger.info(set_color("Saving current best", "blue") + f": {self.saved_model_file}")
 
     def _load_weights(self, path):
-        checkpoint = load_checkpoint(path, self.device)
+        self._restore(load_checkpoint(path, self.device))
+
+    def _restore(self, checkpoint):
         self.model.load_state_dict(checkpoint["state_dict"])
         self.model.load_other_parameter(self._best_other_parameter or checkpoint["other_parameter"])
 
@@ -167,13 +169,15 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
     def _build_optimizer(self, **kwargs):
         muon = self.model.hidden_matrices() if self.learner.lower() == "muon" else []
         embeddings = [module.weight for module in self.model.modules() if isinstance(module, torch.nn.Embedding)]
-        hidden, embedded = ({id(parameter) for parameter in group} for group in (muon, embeddings))
+        own = self.model.own_parameter_groups()
+        elsewhere = {id(parameter) for parameter in muon} | {id(each) for group in own for each in group["params"]}
+        embedded = {id(parameter) for parameter in embeddings}
         decayed, plain = [], []
         for parameter in self.model.parameters():
-            if id(parameter) not in hidden:
+            if id(parameter) not in elsewhere:
                 decays = parameter.ndim > 1 and id(parameter) not in embedded
                 (decayed if decays else plain).append(parameter)
-        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}, *own]
         if muon:
             groups.append({"params": muon, "muon": True, "lr": self.config["muon_learning_rate"], "weight_decay": 0.0})
         groups = [group for group in groups if group["params"]]
@@ -208,17 +212,20 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
         with nullcontext() if load_best_model else self.average.applied():
             return super().evaluate(eval_data, load_best_model, model_file, show_progress)
 
-    def _load_weights(self, path):
-        super()._load_weights(path)
+    def _restore(self, checkpoint):
+        super()._restore(checkpoint)
         self.average.reset()
 
     # -------------------------------------------------------------- validation
 
-    def _valid_epoch(self, valid_data, show_progress=False):
+    def _log_diagnostics(self):
         with self.average.applied():
             diagnostics = self.model.diagnostics()
         if diagnostics:
             self.logger.info("  ".join(f"{name} : {value:.4f}" for name, value in diagnostics.items()))
+
+    def _valid_epoch(self, valid_data, show_progress=False):
+        self._log_diagnostics()
         full_width, self.model.beam_width = self.model.beam_width, self._valid_beam_width()
         try:
             return super()._valid_epoch(self._sample(valid_data), show_progress)
@@ -279,7 +286,15 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
         with self.average.applied():
             state = self._checkpoint(epoch)
         state["raw_state_dict"] = self.model.state_dict()
-        state["progress"] = {
+        state["progress"] = self._progress()
+        state["average_steps"] = self.average.steps
+        state["optimizer"] = self.optimizer.state_dict()
+        state["random"] = random_state()
+        save_checkpoint(self.folder / "last.pth", state)
+
+    def _progress(self):
+        """The trainer's attributes that a continuation takes over, as plain values."""
+        return {
             "cur_step": self.cur_step,
             "best_valid_score": float(self.best_valid_score),
             "best_valid_result": _floats(self.best_valid_result or {}),
@@ -288,10 +303,6 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
             "train_seconds": self.train_seconds,
             "trained_examples": self.trained_examples,
         }
-        state["average_steps"] = self.average.steps
-        state["optimizer"] = self.optimizer.state_dict()
-        state["random"] = random_state()
-        save_checkpoint(self.folder / "last.pth", state)
 
     def resume_checkpoint(self, resume_file):
         """Continue from a ``last.pth``: weights and their average, optimizer, schedule, random states, early stopping.
@@ -368,26 +379,3 @@ def pack_table(table):
 def unpack_table(packed):
     """The :class:`SemanticIDs` that :func:`pack_table` packed; its invariants are checked again."""
     return SemanticIDs(**{**packed, "codes": packed["codes"].numpy(), "lengths": packed["lengths"].numpy()})
-
-
-def random_state():
-    """State of Python's, NumPy's and PyTorch's generators, as plain values and tensors."""
-    version, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    return {
-        "python": [version, list(internal), gauss],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def restore_random_state(state):
-    """Set what :func:`random_state` gave."""
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda"]])

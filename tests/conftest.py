@@ -118,6 +118,7 @@ def small_settings(data_path):
         "VLSID": {**generative, **rkmeans, "hidden_size": 64, "head_size": 64, "context_budget": 40},
         "TIGER": {**generative, **rkmeans, **tiger},
         "ReSID": {**generative, **tiger, "content": "tfidf"},
+        "DIGER": {**generative, **rkmeans, **tiger, "joint_usage_momentum": 0.9},
         "IntRR": {**generative, **rkmeans, **tiger, "uid_size": 16, "ran_hidden_size": 32},
         "IntRRFlat": {**generative, **rkmeans, **tiger},
     }

@@ -268,7 +268,7 @@ def test_other_settings_of_the_recommender_are_not(small_settings, fits):
 def test_a_cached_tokenizer_encodes_new_items_like_the_fitted_one(small_settings, fits):
     dataset = build(small_settings, cache_dir=None)
     dataset.config["cache_dir"] = "kept"
-    fitted, restored = fit_tokenizer(dataset)[0], fit_tokenizer(dataset)[0]
+    fitted, restored = fit_tokenizer(dataset).tokenizer, fit_tokenizer(dataset).tokenizer
     assert len(fits) == 2
     new = np.random.default_rng(1).normal(size=(5, 16)).astype(np.float32)
     assert np.array_equal(fitted.assign(new)[0], restored.assign(new)[0])

@@ -215,9 +215,10 @@ class SemanticIDDataset(EventHistoryMixin, SequentialDataset):
         semantic_ids: after :meth:`build`, the :class:`~recbole_vsid.semantic_id.SemanticIDs` of all items.
         tokenizer_report: diagnostics of the table and the fitting time in seconds.
         restored_table: (table, report) of an earlier run, taken instead of fitting a tokenizer.
+        restored_state: the weights of that run.
     """
 
-    restored_table = None
+    restored_table = restored_state = None
 
     def data_augmentation(self):
         self.sort(by=[self.uid_field, self.time_field])
@@ -247,7 +248,7 @@ class SemanticIDDataset(EventHistoryMixin, SequentialDataset):
     def build(self):
         datasets = super().build()
         self.training = self.events.heads(self.train_counts)
-        self.semantic_ids, self.tokenizer_report = self.restored_table or fit_semantic_ids(self)
+        self.semantic_ids, self.tokenizer_report = self.restored_table or self.tokenize()
         tokens = self.field2id_token[self.iid_field]
         if not np.array_equal(self.semantic_ids.item_tokens, np.asarray(tokens, dtype=str)):
             raise ValueError(
@@ -258,6 +259,10 @@ class SemanticIDDataset(EventHistoryMixin, SequentialDataset):
             for name in ("training", "semantic_ids", "tokenizer_report"):
                 setattr(dataset, name, getattr(self, name))
         return datasets
+
+    def tokenize(self):
+        """The table of the catalogue and its description."""
+        return fit_semantic_ids(self)
 
     def popularity(self):
         """Training events per item, int64 ``[n_items]``."""

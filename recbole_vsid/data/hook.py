@@ -11,6 +11,7 @@ import time
 from dataclasses import asdict, replace
 from logging import getLogger
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from recbole_vsid.semantic_id.diagnostics import diagnose
 from recbole_vsid.semantic_id.exchange import read_table
 from recbole_vsid.semantic_id.table import SemanticIDs
 from recbole_vsid.storage import content_hash
-from recbole_vsid.tokenizer.base import TokenizerInput
+from recbole_vsid.tokenizer.base import Tokenizer, TokenizerInput
 
 
 def fit_semantic_ids(dataset):
@@ -39,11 +40,21 @@ def fit_semantic_ids(dataset):
     """
     if dataset.config["sid_file"]:
         return imported_table(dataset)
-    return fit_tokenizer(dataset)[1:]
+    fitted = fit_tokenizer(dataset)
+    return fitted.table, fitted.report
+
+
+class Fitted(NamedTuple):
+    """A fitted tokenizer with the vectors ``[n_items, d]`` it was fitted on, its table and the description of that."""
+
+    tokenizer: Tokenizer
+    embedding: np.ndarray
+    table: SemanticIDs
+    report: dict
 
 
 def fit_tokenizer(dataset):
-    """The fitted tokenizer, its table and the description of that; otherwise as :func:`fit_semantic_ids`."""
+    """The :class:`Fitted` tokenizer of ``dataset``, new or from the cache; arguments as :func:`fit_semantic_ids`."""
     config = dataset.config
     embedding, provenance = item_content(dataset)
     content_seconds = round(sum(block.pop("seconds") for block in provenance), 2)
@@ -86,7 +97,7 @@ def fit_tokenizer(dataset):
         learnt = [name for name in tensors if name.startswith("tokenizer.")]
         tokenizer.load_state_dict({name.removeprefix("tokenizer."): tensors[name] for name in learnt})
     table = SemanticIDs(tensors["codes"].numpy(), tensors["lengths"].numpy(), **values["table"])
-    return tokenizer, table, values["report"]
+    return Fitted(tokenizer, embedding, table, values["report"])
 
 
 def full_codes(tokenizer, table, embedding):

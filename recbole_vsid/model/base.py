@@ -42,12 +42,22 @@ class GenerativeRecommender(SequentialRecommender):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.semantic_ids, self.tokenizer_report = dataset.semantic_ids, dataset.tokenizer_report
+        self.tokenizer_report = dataset.tokenizer_report
         self.beam_width, self.decoding = config["beam_width"], config["decoding"]
         self.bf16 = config["enable_amp"]
-        self.register_buffer("codes", torch.from_numpy(self.semantic_ids.flat_codes()))
-        self.register_buffer("code_lengths", torch.from_numpy(self.semantic_ids.lengths.astype(np.int64)))
-        self.trie = PrefixTrie.from_table(self.semantic_ids, device=config["device"])
+        for name in ("codes", "code_lengths"):
+            self.register_buffer(name, None)
+        self.use_table(dataset.semantic_ids, config["device"])
+
+    def use_table(self, table, device):
+        """Read and write the semantic IDs of ``table`` from now on.
+
+        A later table must have the vocabularies of the first one.
+        """
+        self.semantic_ids = table
+        self.codes = torch.from_numpy(table.flat_codes()).to(device)
+        self.code_lengths = torch.from_numpy(table.lengths.astype(np.int64)).to(device)
+        self.trie = PrefixTrie.from_table(table, device=device)
 
     @classmethod
     def check_settings(cls, config):
@@ -91,6 +101,10 @@ class GenerativeRecommender(SequentialRecommender):
     def hidden_matrices(self):
         """The weights that ``learner: muon`` orthogonalises: between hidden states, no embeddings, no output head."""
         raise NotImplementedError
+
+    def own_parameter_groups(self):
+        """Parameter groups with a learning rate of their own, as an optimizer takes them. None by default."""
+        return []
 
     @property
     def tokens_per_item(self):

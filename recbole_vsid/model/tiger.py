@@ -13,6 +13,7 @@ the matrices, and averaged weights are evaluated.
 from __future__ import annotations
 
 import zlib
+from typing import Callable, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,20 @@ from recbole_vsid.model.t5 import BeamDecoder, Stack
 from recbole_vsid.semantic_id.table import PAD
 
 IGNORED = -100
+
+
+class Tokens(NamedTuple):
+    """How items are written as tokens, and tokens as vectors.
+
+    Attributes:
+        codes: int64 ``[n_items, max_length]``, −1 padded.
+        embed: token ids of any shape → vectors.
+        start: the token that begins every code in the decoder and fills what is empty; users' tokens follow it.
+    """
+
+    codes: torch.Tensor
+    embed: Callable
+    start: int
 
 
 class TIGER(GenerativeRecommender):
@@ -41,7 +56,7 @@ class TIGER(GenerativeRecommender):
         super().__init__(config, dataset)
         table, width = self.semantic_ids, config["hidden_size"]
         self.vocabularies = table.vocabularies()
-        self.start_token = table.n_tokens  # begins every code in the decoder and fills what is empty
+        self.start_token = table.n_tokens
         names = dataset.field2id_token[dataset.uid_field] if config["user_tokens"] else []
         # Not part of a checkpoint: other data may hold other users, or the same in another order.
         hashed = _hashed(names, config["user_tokens"]) + self.start_token + 1
@@ -79,22 +94,29 @@ class TIGER(GenerativeRecommender):
 
     # ------------------------------------------------------------ encoder, decoder
 
-    def encode(self, interaction):
+    @property
+    def tokens(self):
+        """The table's codes and the learnt embedding."""
+        return Tokens(self.codes, self.token_embedding, self.start_token)
+
+    def encode(self, interaction, tokens=None):
         """The encoder's output ``[B, S, width]`` for the histories, and bool ``[B, S]``, True behind their end.
 
-        With ``user_tokens`` the ``interaction`` also needs ``user_id`` ``[B]``.
+        With ``user_tokens`` the ``interaction`` also needs ``user_id`` ``[B]``; ``tokens`` are :attr:`tokens` by
+        default.
         """
+        tokens = tokens or self.tokens
         items, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         items = items[:, : int(lengths.max())]
         position = torch.arange(items.size(1), device=items.device)
         lead = items.new_empty(len(items), 0)
         if self.user_token.numel():
-            lead = self.user_token[interaction[self.USER_ID]].unsqueeze(1)
+            lead = self.user_token[interaction[self.USER_ID]].unsqueeze(1) + (tokens.start - self.start_token)
         costs = self.code_lengths[items] * (position < lengths.unsqueeze(1))
-        tokens, n_tokens = token_stream(self.codes, items, costs, lead, self.start_token)
+        ids, n_ids = token_stream(tokens.codes, items, costs, lead, tokens.start)
         # A row without any token keeps the filling one, for attention to nothing is undefined.
-        padding = torch.arange(tokens.size(1), device=items.device) >= n_tokens.clamp(min=1).unsqueeze(1)
-        return self.encoder(self.token_embedding(tokens), padding), padding
+        padding = torch.arange(ids.size(1), device=items.device) >= n_ids.clamp(min=1).unsqueeze(1)
+        return self.encoder(tokens.embed(ids), padding), padding
 
     def _logits(self, hidden, position):
         """Logits of the tokens of the code's ``position`` for ``hidden`` ``[…, width]``."""
@@ -103,20 +125,28 @@ class TIGER(GenerativeRecommender):
             return F.linear(hidden * hidden.size(-1) ** -0.5, self.token_embedding.weight[first:end])
         return F.linear(hidden, self.head.weight[first:end])
 
+    def target_logits(self, interaction, history=None, targets=None):
+        """Logits of each position's vocabulary, float32 ``[B, V]`` each, given the target's tokens before it.
+
+        ``history`` and ``targets`` are the :class:`Tokens` that the encoder and the decoder read.
+        """
+        memory, padding = self.encode(interaction, history)
+        targets = targets or self.tokens
+        before = F.pad(targets.codes[interaction[self.ITEM_ID]][:, :-1], (1, 0), value=PAD)
+        hidden = self.decoder(targets.embed(before.masked_fill(before == PAD, targets.start)), None, memory, padding)
+        return [self._logits(hidden[:, position], position).float() for position in range(len(self.vocabularies))]
+
+    def cross_entropy(self, logits, codes):
+        """Mean cross-entropy over every token of the flat ``codes`` ``[B, max_length]``."""
+        total = 0.0
+        for (first, _), of_position, tokens in zip(self.vocabularies, logits, codes.unbind(1)):
+            target = torch.where(tokens == PAD, IGNORED, tokens - first)
+            total = total + F.cross_entropy(of_position, target, ignore_index=IGNORED, reduction="sum")
+        return total / (codes != PAD).sum()
+
     def calculate_loss(self, interaction):
         """Mean cross-entropy over every token of the targets' codes."""
-        memory, padding = self.encode(interaction)
-        codes = self.codes[interaction[self.ITEM_ID]]
-        before = F.pad(codes[:, :-1], (1, 0), value=PAD)
-        hidden = self.decoder(
-            self.token_embedding(before.masked_fill(before == PAD, self.start_token)), None, memory, padding
-        )
-        total = 0.0
-        for position, (first, _) in enumerate(self.vocabularies):
-            target = torch.where(codes[:, position] == PAD, IGNORED, codes[:, position] - first)
-            logits = self._logits(hidden[:, position], position).float()
-            total = total + F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum")
-        return total / (codes != PAD).sum()
+        return self.cross_entropy(self.target_logits(interaction), self.codes[interaction[self.ITEM_ID]])
 
     def start_decoding(self, interaction):
         """As in the base class; the step returns the logits of its position's vocabulary only."""

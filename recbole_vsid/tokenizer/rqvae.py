@@ -122,6 +122,13 @@ def mlp(sizes):
     return nn.Sequential(*layers[:-1])
 
 
+def encoder_sizes(state):
+    """Widths of the layers of the ``encoder`` in a state dict, from its input on."""
+    layers = {key: len(value) for key, value in state.items() if key.startswith("encoder.") and value.ndim == 1}
+    in_order = sorted(layers, key=lambda key: int(key.split(".")[1]))
+    return [state["encoder.0.weight"].size(1), *(layers[key] for key in in_order)]
+
+
 class RQVAETokenizer(CodebookTokenizer):
     """RQ-VAE on the L2-normalised item vectors (``rqvae``)."""
 
@@ -255,9 +262,7 @@ class RQVAETokenizer(CodebookTokenizer):
         """
         try:
             n_levels, vocab_size, _ = state["quantizer.codebooks"].shape
-            layers = {key: len(value) for key, value in state.items() if key.startswith("encoder.") and value.ndim == 1}
-            in_order = sorted(layers, key=lambda key: int(key.split(".")[1]))
-            sizes = [state["encoder.0.weight"].size(1), *(layers[key] for key in in_order)]
+            sizes = encoder_sizes(state)
             with local_seed(self.seed, self.device):
                 model = RQVAE(sizes, n_levels, vocab_size).to(self.device)
             model.load_state_dict(state)

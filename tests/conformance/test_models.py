@@ -27,6 +27,12 @@ class TestReSID(ModelConformance):
     learns = FEW_USERS
 
 
+class TestDIGER(ModelConformance):
+    model = "DIGER"
+    tiny = {"sid_vocab_size": 2, **FOR_FIVE_ITEMS}
+    learns = FEW_USERS
+
+
 class TestIntRR(ModelConformance):
     model = "IntRR"
     learns = FEW_USERS
