@@ -1,6 +1,6 @@
 """Do codes survive joint training? DIGER's arms on a planted problem in which content and behaviour are at odds.
 
-    python benchmarks/collapse.py [--seeds=0,1,2] [--arms="straight-through,noise 3"]
+    python benchmarks/collapse.py [--seeds=0,1,2] [--arms="straight-through;noise 3"]
 
 1,200 items in 24 x 6 nested clusters of content and 40 clusters of behaviour, of which half follow the content; 700
 users with 8 training targets each. Residual k-means with 3 x 32 codewords, whose learning rate is hot on purpose: the
@@ -110,22 +110,17 @@ def train(arm, seed, data):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--arms", default=",".join(ARMS), help="of: " + "; ".join(ARMS))
+    parser.add_argument("--arms", default=";".join(ARMS), help="separated by semicolons; all by default")
     options = parser.parse_args()
     table = Table("arm", "distinct at the end, per seed", "share of the start", "effective codes (first seed)")
     with tempfile.TemporaryDirectory() as folder:
         data = write_planted(folder)
-        for arm in _split(options.arms):
+        for arm in options.arms.split(";"):
             ends = [train(arm, int(seed), data)["diagnostics"] for seed in options.seeds.split(",")]
             share = np.mean([end["distinct_nearest_share"] for end in ends])
             effective = " / ".join(f"{ends[0][f'effective_nearest_{level}']:.1f}" for level in (1, 2, 3))
             table.add_row(arm, ", ".join(str(end["distinct_nearest"]) for end in ends), f"{share:.0%}", effective)
     wide_console().print(table)
-
-
-def _split(names):
-    """Names from a comma list, although some hold commas themselves."""
-    return [arm for arm in ARMS if arm in names] if names != ",".join(ARMS) else list(ARMS)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ train (the default) trains a recommender, selects it on validation, tests it und
 protocol and cost, and writes them as JSON. Without arguments: --model=VLSID --dataset=ml-100k, which needs no download.
 tokenize makes semantic IDs without training a recommender, prints what they look like and writes the table.
 
-  --model=NAME          VLSID, TIGER, ReSID, IntRR, IntRRFlat, or one of RecBole (SASRec, GRU4Rec, BPR, Pop ...)
+  --model=NAME          VLSID, TIGER, ReSID, DIGER, IntRR, IntRRFlat, or one of RecBole (SASRec, GRU4Rec, ...)
   --dataset=NAME        a folder below --data_path with NAME.inter (and NAME.item) in RecBole's atomic format
   --data_path=FOLDER    where dataset folders are; default dataset/
   --config_files="..."  YAML files, later ones win, the command line wins over all

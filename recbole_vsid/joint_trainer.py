@@ -85,6 +85,10 @@ class JointTrainer(GenerativeTrainer):
 
     # ------------------------------------------------------------------ epochs
 
+    def start_epoch_watch(self, makes_table):
+        """Forget the losses so far; if a new table follows, the first batch's gradient is measured, too."""
+        self._sums, self._gradient_norm = defaultdict(float), None if makes_table else 0.0
+
     def _loss(self, interaction):
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.enable_amp):
             terms = self.model.losses(interaction)
@@ -103,7 +107,7 @@ class JointTrainer(GenerativeTrainer):
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         makes_table = not self.settings.is_two_stage and (epoch_idx + 1) % self.settings.refresh_epochs == 0
-        self._sums, self._gradient_norm = defaultdict(float), None if makes_table else 0.0
+        self.start_epoch_watch(makes_table)
         loss = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
         if makes_table:
             started = time.perf_counter()

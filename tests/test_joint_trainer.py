@@ -165,8 +165,7 @@ def test_recommender_and_tokenizer_are_clipped_apart(build, of_tokenizer, of_rec
 def test_clipping_and_projection_happen_in_every_step(build):
     trainer, train_data, _ = build(joint_decay="sdud", joint_sigma_learning_rate=5.0, clip_grad_norm={"max_norm": 1e-3})
     trainer.model.train()
-    trainer._sums, trainer._gradient_norm = {name: 0.0 for name in ("generation_loss", "quantisation_loss",
-                                            "reconstruction_loss", "sigma_loss")}, 0.0  # fmt: skip
+    trainer.start_epoch_watch(makes_table=False)
     train_data.set_epoch(0)
     for batch in train_data:
         trainer.optimizer.zero_grad()

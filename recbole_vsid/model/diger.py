@@ -51,6 +51,8 @@ class DIGER(TIGER):
         super().__init__(config, dataset)
         self.settings = JointSettings.from_config(config)
         self.joint = copy.deepcopy(dataset.joint)
+        first_tokens = torch.tensor([first for first, _ in self.vocabularies[:-1]])
+        self.register_buffer("first_tokens", first_tokens.to(config["device"]), persistent=False)
         self.register_buffer("first_codes", self._content_codes())
         self.register_buffer("first_distinct", torch.tensor(distinct_codes(self._nearest())))
 
@@ -98,7 +100,7 @@ class DIGER(TIGER):
         table = self.codes
         if settings.forward == "sampled":
             table = table.clone()
-            table[items, :-1] = quantised.codes + self._first_tokens()
+            table[items, :-1] = quantised.codes + self.first_tokens
             codes = table[targets]
         soft = quantised.soft
         history, teacher = (
@@ -152,12 +154,9 @@ class DIGER(TIGER):
 
     # ------------------------------------------------------------------ table
 
-    def _first_tokens(self):
-        return torch.tensor([first for first, _ in self.vocabularies[:-1]], device=self.codes.device)
-
     def _content_codes(self, items=slice(1, None)):
         """Content codes of ``items`` in the table, each level from 0; all items by default."""
-        return self.codes[items, :-1] - self._first_tokens()
+        return self.codes[items, :-1] - self.first_tokens
 
     def _nearest(self):
         return self.joint.assign("nearest").cpu().numpy()

@@ -129,7 +129,7 @@ def test_sampled_codes_are_read_and_written_if_asked_for():
     torch.manual_seed(4)
     sampled = model.joint(ITEMS, model._content_codes(ITEMS)).codes
     assert not torch.equal(sampled, model._content_codes(ITEMS))
-    model.codes[ITEMS, :-1] = sampled + model._first_tokens()
+    model.codes[ITEMS, :-1] = sampled + model.first_tokens
     assert torch.allclose(loss, TIGER.calculate_loss(model, ROWS), atol=1e-6)
     assert (gradient_at_codebooks(model, loss).abs().sum(-1) > 0).all()
 
