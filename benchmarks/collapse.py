@@ -12,7 +12,9 @@ the entropy of their use.
 from __future__ import annotations
 
 import argparse
+import io
 import tempfile
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +106,8 @@ def write_planted(folder, seed=0):
 def train(arm, seed, data):
     """The record of one run, see :func:`recbole_vsid.run`."""
     changes = {**SETTINGS, **data, **ARMS[arm], "seed": seed}
-    return recbole_vsid.run("DIGER", "planted", config_dict=changes, saved=False)
+    with redirect_stdout(io.StringIO()):
+        return recbole_vsid.run("DIGER", "planted", config_dict=changes, saved=False)
 
 
 def main():

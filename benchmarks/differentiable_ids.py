@@ -8,8 +8,8 @@ Every run is a process of its own and leaves its record under ``--checkpoint_dir
 again, so an interrupted study goes on where it was, and several processes may share its arms (``--arms``). Then a
 Markdown table: means over the seeds with 95 % intervals (Student's t), under both protocols; distinct content codes by
 nearest codeword at the end, as a share of the start; effective codes of the last level; items whose content code moved
-since the start; the norm of the gradient that the recommendation loss has at the codebooks at the end. ``--plot`` draws
-distinct codes and drift over the training.
+since the start; the norm of the gradient that the recommendation loss has at the codebooks at the end. Below: what the
+gradient changes, paired by seed. ``--plot`` draws the codes' state over the training.
 """
 
 from __future__ import annotations
@@ -109,18 +109,39 @@ def table_line(arm, records):
     return "| " + " | ".join(cells) + " |"
 
 
+def differences(by_arm):
+    """Lines on what the gradient changes: differences of NDCG@10, paired by seed, with their intervals."""
+    pairs = [(arm, f"{arm}, no gradient") for arm in BASE if f"{arm}, no gradient" in by_arm and arm in by_arm]
+    for protocol, name in ((KEPT, "kept"), (MASKED, "masked")):
+        values = {arm: np.array([record["test_result"][protocol]["ndcg@10"] for record in records])
+                  for arm, records in by_arm.items()}  # fmt: skip
+        gains = {arm: values[arm] - values[without] for arm, without in pairs}
+        if len(gains) > 1:
+            gains["mean of these arms"] = np.mean(list(gains.values()), axis=0)
+        for arm, gain in gains.items():
+            yield f"- {arm}, gradient minus none, NDCG@10 {name}: {interval(gain)}"
+
+
 # -------------------------------------------------------------------------- plot
 
 
-def panel(left, title, curves, top):
-    """SVG of one set of curves, label → (x, y, colour, dashed)."""
-    width, height, base = 330, 200, 250
+PANELS = {
+    "distinct_nearest_share": "distinct content codes, of the start",
+    "effective_nearest_3": "effective codes of level 3, of the start",
+    "content_drift_since_start": "content codes moved since the start",
+}
+
+
+def panel(left, title, curves):
+    """SVG of one set of curves, label → (x, y, colour, dashed), with shares on the y axis."""
+    width, height, base = 230, 200, 250
     last = max(x[-1] for x, *_ in curves.values())
-    parts = [f'<text x="{left}" y="35" font-weight="bold">{escape(title)}</text>']
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        y = base - height * share
+    top = 1.25 if max(max(y) for _, y, *_ in curves.values()) > 1 else 1.0
+    parts = [f'<text x="{left}" y="40" font-weight="bold">{escape(title)}</text>']
+    for share in (0, 0.25, 0.5, 0.75, 1.0):
+        y = base - height * share / top
         parts.append(f'<line x1="{left}" y1="{y}" x2="{left + width}" y2="{y}" stroke="#ddd"/>')
-        parts.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end">{share * top:.0%}</text>')
+        parts.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end">{share:.0%}</text>')
     parts.append(f'<text x="{left}" y="{base + 16}">0</text>')
     parts.append(f'<text x="{left + width}" y="{base + 16}" text-anchor="end">epoch {last:.0f}</text>')
     for x, y, colour, dashed in curves.values():
@@ -130,31 +151,28 @@ def panel(left, title, curves, top):
     return parts
 
 
+def curve(records, name):
+    """Epochs and means over the seeds of a figure of the codes; effective codes as shares of those at the start."""
+    x = [0, *(row["epoch"] + 1 for row in records[0]["code_watch"])]
+    rows = np.array([[row[name] for row in record["code_watch"]] for record in records])
+    if name.startswith("effective_nearest_"):
+        level = int(name.rsplit("_", 1)[1])
+        rows /= [[record["semantic_ids"]["positions"][level - 1]["perplexity"]] for record in records]
+    return x, [0.0 if "drift" in name else 1.0, *rows.mean(axis=0)]
+
+
 def draw(file, title, by_arm):
-    """Distinct nearest codes and drift since the start over the epochs, means over the seeds, as an SVG file."""
-    distinct, drift, legend = {}, {}, []
-    for arm, records in by_arm.items():
-        if not records[0]["code_watch"]:
-            continue
-        base = arm.split(", ")[0]
-        colour, dashed = COLOURS[list(BASE).index(base)], arm != base
-        x = [0, *(row["epoch"] + 1 for row in records[0]["code_watch"])]
-
-        def mean(name, start, records=records):
-            rows = zip(*(record["code_watch"] for record in records))
-            return [start, *(np.mean([row[name] for row in of_epoch]) for of_epoch in rows)]
-
-        distinct[arm] = x, mean("distinct_nearest_share", 1), colour, dashed
-        drift[arm] = x, mean("content_drift_since_start", 0), colour, dashed
-        legend.append((arm, colour, dashed))
-    top = 1.25 if max(max(y) for _, y, *_ in distinct.values()) > 1 else 1
-    parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 860 400" font-family="sans-serif" font-size="11">',
-             '<rect width="860" height="400" fill="white"/>',
-             f'<text x="60" y="16" font-size="13">{escape(title)}</text>']  # fmt: skip
-    parts += panel(60, "distinct content codes by nearest codeword, of the start", distinct, top)
-    parts += panel(480, "items whose content code has moved since the start", drift, 1)
-    for place, (arm, colour, dashed) in enumerate(legend):
-        x, y = 60 + 200 * (place % 4), 300 + 24 * (place // 4)
+    """How the codes of all arms fare over the training, as an SVG file."""
+    parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 380" font-family="sans-serif" font-size="11">',
+             '<rect width="900" height="380" fill="white"/>',
+             f'<text x="50" y="16" font-size="13">{escape(title)}</text>']  # fmt: skip
+    moving = {arm: records for arm, records in by_arm.items() if records[0]["code_watch"]}
+    styles = {arm: (COLOURS[list(BASE).index(arm.split(", ")[0])], "," in arm) for arm in moving}
+    for place, (name, heading) in enumerate(PANELS.items()):
+        curves = {arm: (*curve(records, name), *styles[arm]) for arm, records in moving.items()}
+        parts += panel(50 + 290 * place, heading, curves)
+    for place, (arm, (colour, dashed)) in enumerate(styles.items()):
+        x, y = 50 + 210 * (place % 4), 300 + 24 * (place // 4)
         style = ' stroke-dasharray="5 4"' if dashed else ""
         parts.append(f'<line x1="{x}" y1="{y}" x2="{x + 26}" y2="{y}" stroke="{colour}" stroke-width="1.8"{style}/>')
         parts.append(f'<text x="{x + 32}" y="{y + 4}">{escape(arm)}</text>')
@@ -178,6 +196,7 @@ def main():
           "gradient | training, s |\n" + "| --- " * 9 + "|")  # fmt: skip
     for arm, records in by_arm.items():
         print(table_line(arm, records))
+    print("\n".join(["", *differences(by_arm)]))
     if options.plot:
         n_seeds = len(options.seeds.split(","))
         draw(options.plot, f"{options.study}, means over {n_seeds} seeds; dashed: no recommendation gradient", by_arm)

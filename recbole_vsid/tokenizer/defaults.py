@@ -44,15 +44,15 @@ def require_integer(settings, name, low, auto=False):
     settings.require(name, valid or (auto and value == "auto"), f"{'auto or ' if auto else ''}an integer >= {low}")
 
 
-def require_real(settings, name, low, high=math.inf, open_low=False, open_high=True):
-    """Refuse a setting that is not a real number in the interval; NaN and infinities never are."""
+def require_real(settings, name, low, high=math.inf, open_low=False, open_high=True, auto=False):
+    """Refuse a setting that is not a real number in the interval (or "auto"); NaN and infinities never are."""
     value = getattr(settings, name)
     valid = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     valid = valid and (low < value if open_low else low <= value) and (value < high if open_high else value <= high)
     interval = f"{'>' if open_low else '>='} {low}"
     if math.isfinite(high):
         interval += f" and {'<' if open_high else '<='} {high}"
-    settings.require(name, valid, f"a number {interval}")
+    settings.require(name, valid or (auto and value == "auto"), f"{'auto or ' if auto else ''}a number {interval}")
 
 
 def require_choice(settings, name, choices):

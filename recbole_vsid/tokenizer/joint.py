@@ -93,8 +93,7 @@ class JointSettings(Settings):
         require_integer(self, "refresh_epochs", 1)
         for name in ("quantisation_weight", "commitment", "reconstruction_weight", "encoder_learning_rate"):
             require_real(self, name, 0)
-        if self.codebook_learning_rate != "auto":
-            require_real(self, "codebook_learning_rate", 0)
+        require_real(self, "codebook_learning_rate", 0, auto=True)
         require_real(self, "sigma_learning_rate", 0)
         require_real(self, "collapse_below", 0, 1)
 
