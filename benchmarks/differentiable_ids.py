@@ -25,7 +25,7 @@ from scipy import stats
 
 from recbole_vsid.config import Config
 from recbole_vsid.evaluation.collector import KEPT, MASKED
-from recbole_vsid.storage import read_json
+from recbole_vsid.storage import load_checkpoint, read_json
 from recbole_vsid.trainer import run_folder
 
 RUNNER = Path(__file__).resolve().parents[1] / "run_recbole_vsid.py"
@@ -71,12 +71,16 @@ def record_of(study, arm, seed, options):
     command_line = [f"--{key}={value}" for key, value in changes.items()]
     if changes.get("joint_gradient_paths") == "[]":
         changes["joint_gradient_paths"] = []
-    file = run_folder(Config("DIGER", dataset, config_dict=changes)) / "result.json"
-    if not file.is_file():
+    folder = run_folder(Config("DIGER", dataset, config_dict=changes))
+    if not (folder / "result.json").is_file():
         print(f"{arm}, seed {seed}", file=sys.stderr)
         command = [sys.executable, str(RUNNER), "--model=DIGER", f"--dataset={dataset}", *command_line]
-        subprocess.run([*command, "--num_threads=1", "--show_progress=false"], check=True, stdout=subprocess.DEVNULL)
-    return read_json(file)
+        subprocess.run([*command, "--num_threads=1", "--show_progress=false"], stdout=subprocess.DEVNULL)
+    if (folder / "result.json").is_file():
+        return read_json(folder / "result.json")
+    # Stopped, as its codes had collapsed: what is known is the state before.
+    watch = load_checkpoint(folder / "last.pth")["progress"]["code_watch"]
+    return {"collapsed": watch[-1]["epoch"] + 1, "code_watch": watch, "diagnostics": watch[-1]}
 
 
 def interval(values, digits=4):
@@ -94,27 +98,31 @@ def table_line(arm, records):
     last = [record["code_watch"][-1] if record["code_watch"] else {} for record in records]
     level = max(int(name.rsplit("_", 1)[1]) for name in ends[0] if name.startswith("effective_nearest_"))
 
+    stopped = [f"{record['collapsed']}" for record in records if "collapsed" in record]
+
     def metric(protocol, name):
-        return interval([record["test_result"][protocol][name] for record in records])
+        return "–" if stopped else interval([record["test_result"][protocol][name] for record in records])
 
     def mean(rows, name, form):
         return format(np.mean([row.get(name, 0.0) for row in rows]), form)
 
     cells = [
-        arm, metric(KEPT, "recall@10"), metric(KEPT, "ndcg@10"), metric(MASKED, "ndcg@10"),
+        f"{arm} (collapsed after epoch {', '.join(stopped)})" if stopped else arm,
+        metric(KEPT, "recall@10"), metric(KEPT, "ndcg@10"), metric(MASKED, "ndcg@10"),
         mean(ends, "distinct_nearest_share", ".1%"), mean(ends, f"effective_nearest_{level}", ".1f"),
         mean(ends, "content_drift_since_start", ".0%"), mean(last, "gradient_norm", ".2g"),
-        mean([record["cost"] for record in records], "training_seconds", ".0f"),
+        "–" if stopped else mean([record["cost"] for record in records], "training_seconds", ".0f"),
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
 
 def differences(by_arm):
     """Lines on what the gradient changes: differences of NDCG@10, paired by seed, with their intervals."""
-    pairs = [(arm, f"{arm}, no gradient") for arm in BASE if f"{arm}, no gradient" in by_arm and arm in by_arm]
+    done = {arm: records for arm, records in by_arm.items() if not any("collapsed" in record for record in records)}
+    pairs = [(arm, f"{arm}, no gradient") for arm in BASE if {arm, f"{arm}, no gradient"} <= set(done)]
     for protocol, name in ((KEPT, "kept"), (MASKED, "masked")):
         values = {arm: np.array([record["test_result"][protocol]["ndcg@10"] for record in records])
-                  for arm, records in by_arm.items()}  # fmt: skip
+                  for arm, records in done.items()}  # fmt: skip
         gains = {arm: values[arm] - values[without] for arm, without in pairs}
         if len(gains) > 1:
             gains["mean of these arms"] = np.mean(list(gains.values()), axis=0)
@@ -166,7 +174,8 @@ def draw(file, title, by_arm):
     parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 380" font-family="sans-serif" font-size="11">',
              '<rect width="900" height="380" fill="white"/>',
              f'<text x="50" y="16" font-size="13">{escape(title)}</text>']  # fmt: skip
-    moving = {arm: records for arm, records in by_arm.items() if records[0]["code_watch"]}
+    moving = {arm: records for arm, records in by_arm.items()
+              if records[0]["code_watch"] and not any("collapsed" in record for record in records)}  # fmt: skip
     styles = {arm: (COLOURS[list(BASE).index(arm.split(", ")[0])], "," in arm) for arm in moving}
     for place, (name, heading) in enumerate(PANELS.items()):
         curves = {arm: (*curve(records, name), *styles[arm]) for arm, records in moving.items()}

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from recbole_vsid.tokenizer.base import ROWS_AT_ONCE, Settings, unit_rows
-from recbole_vsid.tokenizer.defaults import require_choice, require_integer, require_real
+from recbole_vsid.tokenizer.defaults import local_seed, require_choice, require_integer, require_real
 from recbole_vsid.tokenizer.exploration import Exploration
 from recbole_vsid.tokenizer.kmeans import nearest, squared_distances
 from recbole_vsid.tokenizer.residual import balanced_codes
@@ -73,7 +73,7 @@ class JointSettings(Settings):
 
     def __post_init__(self):
         paths = self.gradient_paths
-        known = isinstance(paths, (list, tuple)) and set(paths) <= set(PATHS) and len(set(paths)) == len(paths)
+        known = isinstance(paths, (list, tuple)) and all(path in PATHS and paths.count(path) == 1 for path in paths)
         self.require("gradient_paths", known, f"a list of some of {', '.join(PATHS)}; [] is no gradient")
         require_choice(self, "noise", ("gumbel", "gaussian", "none"))
         require_real(self, "noise_scale", 0)
@@ -161,7 +161,8 @@ class JointTokenizer(nn.Module):
     def like(cls, state, settings):
         """One that can load ``state``, the ``state_dict`` of another; its values are arbitrary."""
         has_encoder = any(key.startswith("encoder.") for key in state)
-        encoder = mlp(encoder_sizes(state)) if has_encoder else nn.Identity()
+        with local_seed(0, "cpu"):
+            encoder = mlp(encoder_sizes(state)) if has_encoder else nn.Identity()
         return cls(torch.zeros_like(state["vectors"]), encoder, torch.zeros_like(state["codebooks"]), settings)
 
     # ----------------------------------------------------------------- logits
@@ -186,7 +187,7 @@ class JointTokenizer(nn.Module):
         logits are calibrated: without this their balance would depend on the tokenizer.
         """
         latent = self.latent(torch.arange(1, len(self.vectors), device=self.vectors.device))
-        unit = latent.var(0, correction=0).mean().sqrt()
+        unit = latent.var(0, correction=0).mean().sqrt().clamp(min=1e-12)
         for values in (self.codebooks, self.spread, *self._last_of_encoder()):
             values /= unit
 
@@ -200,6 +201,9 @@ class JointTokenizer(nn.Module):
         ``logit_scale`` of a level is κ over the mean of (mean − smallest distance) of its items, with one κ for all
         levels. Gumbel noise of scale 1 keeps an item on a code with probability softmax(logits), so no draw is needed.
         """
+        chance = 1 / self.codebooks.size(1)
+        least = f"greater than {chance:.3g}, the share that noise alone leaves, to below 1"
+        self.settings.require("logit_agreement", self.settings.logit_agreement > chance, least)
         self.logit_scale.fill_(1)
         distances = [-logits for logits, _ in self._walk()]
         contrast = torch.stack([(each.mean(1) - each.min(1).values).mean() for each in distances]).clamp(min=1e-12)
@@ -242,13 +246,10 @@ class JointTokenizer(nn.Module):
             words = self._words(codebook, chosen, weights)
             quantisation = quantisation + (words - residual.detach()).square().mean(1)
             quantisation = quantisation + settings.commitment * (words.detach() - residual).square().mean(1)
-            followed = words
-            if settings.soft_update == "hard":  # straight through to the residual
-                followed = residual + (words - residual).detach()
-            total = total + followed
+            total = total + self._followed(residual, words)
             if settings.residual_chain == "cached":
-                followed = self._words(codebook, table_codes[:, level], weights)
-            residual = residual - followed
+                words = self._words(codebook, table_codes[:, level], weights)
+            residual = residual - self._followed(residual, words)
             codes.append(chosen)
             soft.append(weights)
         reconstruction = (total - latent).square().mean(1)
@@ -263,6 +264,10 @@ class JointTokenizer(nn.Module):
             return codebook[codes].detach() + (mixture - mixture.detach())
         words = codebook[codes]
         return words if self.settings.soft_update == "hard" else words + carry(weights, codebook)
+
+    def _followed(self, residual, words):
+        """``words`` ``[n, D]``; with hard updates their gradient goes straight through to ``residual`` ``[n, D]``."""
+        return residual + (words - residual).detach() if self.settings.soft_update == "hard" else words
 
     # ------------------------------------------------------------------ codes
 
