@@ -5,11 +5,13 @@
     python benchmarks/differentiable_ids.py --study=beauty --data_path=<folder> --seeds=1,2
 
 Every run is a process of its own and leaves its record under ``--checkpoint_dir``; what is there already is not run
-again, so an interrupted study goes on where it was, and several processes may share its arms (``--arms``). Then a
-Markdown table: means over the seeds with 95 % intervals (Student's t), under both protocols; distinct content codes by
-nearest codeword at the end, as a share of the start; effective codes of the last level; items whose content code moved
-since the start; the norm of the gradient that the recommendation loss has at the codebooks at the end. Below: what the
-gradient changes, paired by seed. ``--plot`` draws the codes' state over the training.
+again, so an interrupted study goes on where it was, and several processes may share its arms (``--arms``). A run that
+the watch over its codes stopped is shown with its last good state.
+
+Then a Markdown table: means over the seeds with 95 % intervals (Student's t), under both protocols; distinct content
+codes by nearest codeword at the end, as a share of the start; effective codes of the last level; items whose content
+code moved since the start; the norm of the gradient that the recommendation loss has at the codebooks at the end. Below
+it, what the gradient changes, paired by seed. ``--plot`` draws the codes' state over the training.
 """
 
 from __future__ import annotations
@@ -72,13 +74,16 @@ def record_of(study, arm, seed, options):
     if changes.get("joint_gradient_paths") == "[]":
         changes["joint_gradient_paths"] = []
     folder = run_folder(Config("DIGER", dataset, config_dict=changes))
-    if not (folder / "result.json").is_file():
+    result, stopped = folder / "result.json", folder / "collapsed"
+    if not result.is_file() and not stopped.is_file():
         print(f"{arm}, seed {seed}", file=sys.stderr)
         command = [sys.executable, str(RUNNER), "--model=DIGER", f"--dataset={dataset}", *command_line]
         subprocess.run([*command, "--num_threads=1", "--show_progress=false"], stdout=subprocess.DEVNULL)
-    if (folder / "result.json").is_file():
-        return read_json(folder / "result.json")
-    # Stopped, as its codes had collapsed: what is known is the state before.
+        if not result.is_file():
+            stopped.touch()
+    if result.is_file():
+        return read_json(result)
+    # Its codes had collapsed: what is known is the state before.
     watch = load_checkpoint(folder / "last.pth")["progress"]["code_watch"]
     return {"collapsed": watch[-1]["epoch"] + 1, "code_watch": watch, "diagnostics": watch[-1]}
 
