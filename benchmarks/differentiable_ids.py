@@ -122,17 +122,20 @@ def table_line(arm, records):
 
 
 def differences(by_arm):
-    """Lines on what the gradient changes: differences of NDCG@10, paired by seed, with their intervals."""
+    """Lines on NDCG@10, paired by seed, with intervals: gradient minus none, and every arm minus two-stage training."""
     done = {arm: records for arm, records in by_arm.items() if not any("collapsed" in record for record in records)}
     pairs = [(arm, f"{arm}, no gradient") for arm in BASE if {arm, f"{arm}, no gradient"} <= set(done)]
     for protocol, name in ((KEPT, "kept"), (MASKED, "masked")):
         values = {arm: np.array([record["test_result"][protocol]["ndcg@10"] for record in records])
                   for arm, records in done.items()}  # fmt: skip
-        gains = {arm: values[arm] - values[without] for arm, without in pairs}
+        gains = {f"{arm}, gradient minus none": values[arm] - values[without] for arm, without in pairs}
         if len(gains) > 1:
-            gains["mean of these arms"] = np.mean(list(gains.values()), axis=0)
-        for arm, gain in gains.items():
-            yield f"- {arm}, gradient minus none, NDCG@10 {name}: {interval(gain)}"
+            gains["mean of these"] = np.mean(list(gains.values()), axis=0)
+        if "two-stage" in values:
+            gains |= {f"{arm} minus two-stage": values[arm] - values["two-stage"] for arm in values}
+            del gains["two-stage minus two-stage"]
+        for label, gain in gains.items():
+            yield f"- NDCG@10 {name}, {label}: {interval(gain)}"
 
 
 # -------------------------------------------------------------------------- plot
