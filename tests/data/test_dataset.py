@@ -16,6 +16,7 @@ from recbole_vsid.config import Config
 from recbole_vsid.data import dataset as module
 from recbole_vsid.data.dataset import SemanticIDDataset, dataset_class
 from recbole_vsid.quick_start import build_data, run
+from recbole_vsid.trainer import pack_table
 from tests.conftest import make_dataset
 
 FAST = {"tokenizer": "rkmeans", "sid_vocab_size": 4, "sid_n_levels": 1, "sid_max_iterations": 2, "content_dim": 8,
@@ -354,9 +355,11 @@ def test_a_table_of_other_items_is_refused(tmp_path, data_path):
     frame = pd.read_csv(data_path / "toy" / "toy.inter", sep="\t")
     texts = pd.read_csv(data_path / "toy" / "toy.item", sep="\t")
     make_dataset(tmp_path, "turned", *[frame[::-1][column] for column in frame], {name: texts[name] for name in texts})
+    table, report = dataset.semantic_ids, dataset.tokenizer_report
+    checkpoint = {"semantic_ids": pack_table(table), "tokenizer_report": report, "state_dict": {}}
     config = Config("VLSID", "turned", config_dict={**FAST, "data_path": str(tmp_path)})
     with pytest.raises(ValueError, match="not the same in the same order: the data changed"):
-        build_data(config, (dataset.semantic_ids, dataset.tokenizer_report))
+        build_data(config, checkpoint)
     config = Config("VLSID", "toy", config_dict={**FAST, "data_path": str(data_path)})
-    restored, _ = build_data(config, (dataset.semantic_ids, dataset.tokenizer_report))
-    assert restored.semantic_ids is dataset.semantic_ids
+    restored, _ = build_data(config, checkpoint)
+    assert np.array_equal(restored.semantic_ids.codes, table.codes) and restored.tokenizer_report is report
