@@ -2,7 +2,8 @@
 
     python benchmarks/differentiable_ids.py --study=ml-100k --seeds=1,2,3 --plot=ml-100k.svg
     python benchmarks/differentiable_ids.py --study=ml-100k-hot --seeds=1,2,3
-    python benchmarks/differentiable_ids.py --study=beauty --data_path=<folder> --seeds=1,2
+    python benchmarks/differentiable_ids.py --study=beauty --data_path=<folder> --seeds=1,2 \\
+        --arms="two-stage;FrqUD;FrqUD, no gradient"
 
 Every run is a process of its own and leaves its record under ``--checkpoint_dir``; what is there already is not run
 again, so an interrupted study goes on where it was, and several processes may share its arms (``--arms``). A run that
@@ -32,9 +33,9 @@ from recbole_vsid.trainer import run_folder
 
 RUNNER = Path(__file__).resolve().parents[1] / "run_recbole_vsid.py"
 
+GENERATOR = {"hidden_size": 64, "n_layers": 2, "head_size": 16, "inner_size": 256, "MAX_ITEM_LIST_LENGTH": 10}
 SMALL = {
-    "train_rows": "sampled_prefix", "hidden_size": 64, "n_layers": 2, "head_size": 16, "inner_size": 256,
-    "MAX_ITEM_LIST_LENGTH": 10, "epochs": 80, "eval_step": 10, "stopping_step": 20, "valid_users": 0,
+    **GENERATOR, "train_rows": "sampled_prefix", "epochs": 80, "eval_step": 10, "stopping_step": 20, "valid_users": 0,
     "joint_refresh_epochs": 4, "joint_usage_momentum": 0.95, "joint_assignment": "nearest", "joint_collapse_below": 0,
     "joint_sdud_lambda": 1.3,
 }  # fmt: skip
@@ -46,7 +47,7 @@ BEAUTY_TEXT = "amazon-beauty/item_text_minilm.float16.npy"
 STUDIES = {
     "ml-100k": ("ml-100k", SMALL),
     "ml-100k-hot": ("ml-100k", {**SMALL, "joint_codebook_learning_rate": 0.01}),
-    "beauty": ("amazon-beauty", {"n_layers": 2, "MAX_ITEM_LIST_LENGTH": 10, "content": "file"}),
+    "beauty": ("amazon-beauty", {**GENERATOR, "content": "file"}),
 }
 
 OFF = {"joint_gradient_paths": "[]"}
