@@ -168,8 +168,8 @@ def _in_words(row):
     return (
         f"epoch {row['epoch']} semantic IDs: {row['drift']:.1%} drifted ({row['content_drift_since_start']:.1%} of "
         f"contents since the start), distinct {row['distinct_nearest']} nearest, {row['distinct_table']} in the table, "
-        f"effective codes {joined('effective_nearest', '.1f')} nearest, {joined('effective_table', '.1f')} in the "
-        f"table, agreement {joined('agreement', '.2f')}, hot {joined('hot', '.2f')}, noise {row['sigma']:.3f}, "
+        f"effective codes {joined('effective_nearest', '.1f')} nearest, {joined('effective_sinkhorn', '.1f')} by "
+        f"Sinkhorn, agreement {joined('agreement', '.2f')}, hot {joined('hot', '.2f')}, noise {row['sigma']:.3f}, "
         f"recommendation loss {row['generation_loss']:.4f} with gradient {row['gradient_norm']:.2g} at the codebooks"
     )
 

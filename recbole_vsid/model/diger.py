@@ -183,10 +183,14 @@ class DIGER(TIGER):
     def diagnostics(self):
         """Health of the codes: number of distinct ones, use per level, distance from the start, noise.
 
-        ``nearest`` is what each item is closest to, ``table`` what the table holds: a balanced assignment spreads items
-        over dead codewords too, so only the former shows a collapse.
+        ``nearest`` is the codeword each item is closest to, ``sinkhorn`` the balanced assignment, which spreads items
+        over dead codewords too: only the former shows a collapse. Where the table has nearest codes, ``sinkhorn`` is
+        that of a sample of the items.
         """
         nearest, table = self._nearest(), self._content_codes().cpu().numpy()
+        sinkhorn = table
+        if self.settings.assignment != "sinkhorn":
+            sinkhorn = self.joint.assign("sinkhorn", self.joint.sample()).cpu().numpy()
         first = self.first_codes.cpu().numpy()
         figures = {
             "distinct_nearest": distinct_codes(nearest),
@@ -200,8 +204,8 @@ class DIGER(TIGER):
         per_level = {
             "used_nearest": used_codes(nearest),
             "effective_nearest": effective_codes(nearest),
-            "used_table": used_codes(table),
-            "effective_table": effective_codes(table),
+            "used_sinkhorn": used_codes(sinkhorn),
+            "effective_sinkhorn": effective_codes(sinkhorn),
             "agreement": agreement,
             "hot": hot,
         }

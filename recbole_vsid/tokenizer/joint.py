@@ -214,11 +214,14 @@ class JointTokenizer(nn.Module):
             low, high = (middle, high) if sum(kept) / len(kept) < self.settings.logit_agreement else (low, middle)
         self.logit_scale = high / contrast
 
-    def _walk(self):
-        """Logits and nearest codes of a fixed sample of the items, level by level, without noise."""
+    def sample(self):
+        """A fixed sample of the items, evenly spaced; all of a small catalogue. int64 ``[n]``."""
         n_items = len(self.vectors) - 1
-        items = torch.linspace(1, n_items, min(n_items, SAMPLED_ITEMS), device=self.vectors.device).round().long()
-        residual = self.latent(items)
+        return torch.linspace(1, n_items, min(n_items, SAMPLED_ITEMS), device=self.vectors.device).round().long()
+
+    def _walk(self):
+        """Logits and nearest codes of the sample, level by level, without noise."""
+        residual = self.latent(self.sample())
         for level, codebook in enumerate(self.codebooks):
             logits = self.logits(residual, level)
             codes = logits.argmax(1)
@@ -272,14 +275,17 @@ class JointTokenizer(nn.Module):
     # ------------------------------------------------------------------ codes
 
     @torch.no_grad()
-    def assign(self, assignment=None):
-        """Codes of all items as they are now, without noise; int64 ``[n_items - 1, n_levels]``.
+    def assign(self, assignment=None, items=None):
+        """Codes of items as they are now, without noise; int64 ``[n, n_levels]``.
 
         Args:
             assignment: ``sinkhorn`` (spread over all codewords) or ``nearest``; that of the settings by default.
+            items: int64 ``[n]``; all but the padding item by default.
         """
         choose = ASSIGNMENTS[assignment or self.settings.assignment]
-        residual = self.latent(torch.arange(1, len(self.vectors), device=self.vectors.device))
+        if items is None:
+            items = torch.arange(1, len(self.vectors), device=self.vectors.device)
+        residual = self.latent(items)
         codes = []
         for codebook in self.codebooks:
             codes.append(choose(residual, codebook))

@@ -226,18 +226,20 @@ def test_beams_search_the_new_table():
     assert torch.equal(items, best.indices + 1)
 
 
-def test_diagnostics_tell_nearest_codes_from_the_table_s():
-    model = tiny_diger(assignment="sinkhorn")
+@pytest.mark.parametrize("assignment", ["nearest", "sinkhorn"])
+def test_diagnostics_tell_nearest_codes_from_balanced_ones(assignment):
+    """I16: both are shown, whichever the table has; only the nearest tell that half of a level is dead."""
+    model = tiny_diger(assignment=assignment)
     with torch.no_grad():
         model.joint.codebooks[1, 2:] += 50  # dead: no residual is near
     model.refresh_table()
     figures = model.diagnostics()
-    assert figures["used_nearest_2"] <= 2 and figures["used_table_2"] == N_CODES
+    assert figures["used_nearest_2"] <= 2 and figures["used_sinkhorn_2"] == N_CODES
     nearest, table = model.joint.assign("nearest").numpy(), model.semantic_ids.codes[1:, :-1]
     assert figures["distinct_nearest"] == len({tuple(code) for code in nearest.tolist()})
     assert figures["distinct_table"] == len({tuple(code) for code in table.tolist()})
     assert figures["distinct_nearest_share"] == figures["distinct_nearest"] / int(model.first_distinct)
-    first = tiny_diger(assignment="sinkhorn").semantic_ids.codes[1:, :-1]
+    first = tiny_diger(assignment=assignment).semantic_ids.codes[1:, :-1]
     assert figures["content_drift_since_start"] == pytest.approx((first != table).any(1).mean())
     largest = max((table == code).all(1).sum() for code in table)
     assert figures["suffixes_used"] == largest / model.semantic_ids.vocab_sizes[-1]
