@@ -1,8 +1,8 @@
 """Training of a recommender and its tokenizer together: two clippings, a table per epoch, a watch over its codes.
 
-After every epoch, or every ``joint_refresh_epochs``, and before a validation, the table is made anew from the averaged
-codebooks, which are what is evaluated and saved. The state of the codes is logged and kept; codes that have collapsed
-end the run.
+After every ``joint_refresh_epochs`` epochs, before the validation if there is one, the table is made anew from the
+averaged codebooks, which are what is evaluated and saved; in between, validations use the table that was trained on.
+The state of the codes is logged and kept; codes that have collapsed end the run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 from recbole_vsid.trainer import GenerativeTrainer, unpack_table
 
 # A coordinate of a codeword moves by at most its learning rate per update; summed over the training that may be this
-# share of the codewords' spread.
+# share of the spread of the last level's codewords.
 MOVEMENT_BUDGET = 0.5
 
 # Beyond these the log warns.
@@ -48,8 +48,16 @@ class JointTrainer(GenerativeTrainer):
 
     def _build_optimizer(self, **kwargs):
         optimizer = super()._build_optimizer(**kwargs)
-        optimizer.register_step_pre_hook(lambda *_: self._clip_apart())
-        optimizer.register_step_post_hook(lambda *_: self.model.joint.exploration.project())
+        step = optimizer.step
+
+        def clipped_step(*args, **kwargs):
+            self._clip_apart()
+            result = step(*args, **kwargs)
+            self.model.joint.exploration.project()
+            return result
+
+        # Not PyTorch's step hooks: with Muon they run twice once any plain AdamW was built in the process.
+        optimizer.step = clipped_step
         return optimizer
 
     def _clip_apart(self):
@@ -67,7 +75,7 @@ class JointTrainer(GenerativeTrainer):
 
         Raises:
             Collapsed: fewer than ``joint_collapse_below`` of the distinct nearest codes of the start are left, or a
-                group of items with one code outgrew the suffix vocabulary; ``best.pth`` and ``last.pth`` stay.
+                group of items with one code outgrew the suffix vocabulary; what was saved before stays.
         """
         self._saved = saved
         if self.settings.codebook_learning_rate == "auto":

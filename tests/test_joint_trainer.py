@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from recbole_vsid.config import Config
-from recbole_vsid.joint_trainer import MOVEMENT_BUDGET, Collapsed, _alarms
+from recbole_vsid.joint_trainer import MOVEMENT_BUDGET, Collapsed, JointTrainer, _alarms
 from recbole_vsid.model.diger import DIGER
 from recbole_vsid.quick_start import build_data, build_model, load, run
 from recbole_vsid.trainer import trainer_class
@@ -162,15 +162,20 @@ def test_recommender_and_tokenizer_are_clipped_apart(build, of_tokenizer, of_rec
     assert joint.exploration.sigma.grad == 50
 
 
-def test_clipping_and_projection_happen_in_every_step(build):
+def test_clipping_and_projection_happen_once_in_every_step(build, monkeypatch):
+    torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # as tokenizers that are fitted in this process do
+    calls = []
+    clip = JointTrainer._clip_apart
+    monkeypatch.setattr(JointTrainer, "_clip_apart", lambda trainer: (calls.append(1), clip(trainer)))
     trainer, train_data, _ = build(joint_decay="sdud", joint_sigma_learning_rate=5.0, clip_grad_norm={"max_norm": 1e-3})
     trainer.model.train()
     trainer.start_epoch_watch(makes_table=False)
     train_data.set_epoch(0)
-    for batch in train_data:
+    for count, batch in enumerate(train_data, start=1):
         trainer.optimizer.zero_grad()
         trainer._loss(batch).backward()
         trainer.optimizer.step()
+        assert len(calls) == count
         assert trainer.model.joint.codebooks.grad.norm() <= 1.001e-3
         assert trainer.model.joint.exploration.sigma >= 0
     assert trainer.model.joint.exploration.sigma == 0  # a rate of 5 overshoots

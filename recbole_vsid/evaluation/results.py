@@ -58,7 +58,7 @@ def record(config, dataset, trainer, model, n_users, selected_by, valid_result, 
         "cost": cost,
         "diagnostics": model.diagnostics() if generative else {},
         "code_watch": getattr(trainer, "code_watch", []),
-        "semantic_ids": {**report, "provenance": dataset.semantic_ids.provenance} if generative else None,
+        "semantic_ids": {**report, "provenance": model.semantic_ids.provenance} if generative else None,
         "config_hash": config.hash(),
         "package_version": recbole_vsid.__version__,
     }

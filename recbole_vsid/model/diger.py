@@ -4,7 +4,8 @@ Fu et al., *Differentiable Semantic ID for Generative Recommendation*, arXiv 260
 the codes of a table that is constant within an epoch and is made anew from the codebooks after it. In the backward
 pass a code behaves like its distribution under the codebooks as they are now (``recbole_vsid/tokenizer/joint.py``), so
 the recommendation loss reaches the codebooks by three paths, each with a switch: the ``history`` that the encoder
-reads, the ``teacher``-forced tokens that the decoder reads, and the ``label``. The forward pass is TIGER's, to the bit.
+reads, the ``teacher``-forced tokens that the decoder reads, and the ``label``. The forward pass is
+TIGER's, to the bit, with ``joint_forward: cached``.
 
 The label path alone would be happiest with one code for all items; the two losses of the quantiser and the noise work
 against that. With ``joint_gradient_paths: []`` the codebooks learn from the quantiser's losses only, as they did in the
@@ -12,7 +13,8 @@ code behind the published tables; ``joint_codebook_learning_rate: 0`` is two-sta
 
 Differences from the paper and its corrected code, on purpose: TIGER's sizes, optimizer and averaged weights as in the
 rest of this package (with an output head of its own unless ``tie_embeddings``), rates of the codebooks from a budget of
-movement, decoding over the trie of codes that exist.
+movement, no weight decay for them, tables from averaged codebooks, latent space in units of its deviation, decoding
+over the trie of codes that exist. Not offered: a schedule of the temperature, running shares per epoch, λ by itself.
 """
 
 from __future__ import annotations
@@ -184,8 +186,8 @@ class DIGER(TIGER):
         """Health of the codes: number of distinct ones, use per level, distance from the start, noise.
 
         ``nearest`` is the codeword each item is closest to, ``sinkhorn`` the balanced assignment, which spreads items
-        over dead codewords too: only the former shows a collapse. Where the table has nearest codes, ``sinkhorn`` is
-        that of a sample of the items.
+        over dead codewords too: only the former shows a collapse. ``sinkhorn`` is the table's own, as of its making,
+        or that of a sample of the items where the table has nearest codes.
         """
         nearest, table = self._nearest(), self._content_codes().cpu().numpy()
         sinkhorn = table

@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-# A learnt scale that is this small has been switched off.
+# A scale below this is switched off.
 SMALLEST_SCALE = 1e-4
 
 # log(−log(u)) is infinite at 0 and 1.

@@ -233,6 +233,8 @@ class JointTokenizer(nn.Module):
     def forward(self, items, table_codes):
         """Quantise ``items`` int64 ``[n]`` level by level, in training mode with noise; see :class:`Quantised`.
 
+        The reconstruction sums the words of the sampled codes, whatever ``residual_chain`` leaves to the next level.
+
         Args:
             table_codes: int64 ``[n, n_levels]``, the codes that the recommender uses for them, each level from 0.
         """
