@@ -50,7 +50,7 @@ STUDIES = {
     "beauty": ("amazon-beauty", {**GENERATOR, "content": "file"}),
 }
 
-OFF = {"joint_gradient_paths": "[]"}
+OFF = {"joint_gradient_paths": []}
 BASE = {
     "two-stage": {"joint_codebook_learning_rate": 0},
     "straight-through": STRAIGHT_THROUGH,
@@ -72,8 +72,6 @@ def record_of(study, arm, seed, options):
     if dataset == "amazon-beauty":
         changes["content_file"] = str(Path(options.data_path) / BEAUTY_TEXT)
     command_line = [f"--{key}={value}" for key, value in changes.items()]
-    if changes.get("joint_gradient_paths") == "[]":
-        changes["joint_gradient_paths"] = []
     folder = run_folder(Config("DIGER", dataset, config_dict=changes))
     result, stopped = folder / "result.json", folder / "collapsed"
     if not result.is_file() and not stopped.is_file():

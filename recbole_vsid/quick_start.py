@@ -53,6 +53,8 @@ def build_data(config, checkpoint=None):
         )
     getLogger().info(dataset)
     built = dataset.build()
+    for part in (dataset, *built):
+        part.restored_state = None  # read by now, and as large as the model
     samplers = create_samplers(config, dataset, built)
     loaders = [
         get_dataloader(config, phase)(config, part, sampler, shuffle=config["shuffle"] if phase == "train" else False)

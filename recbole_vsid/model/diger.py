@@ -51,8 +51,12 @@ class DIGER(TIGER):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.settings = JointSettings.from_config(config)
         self.joint = copy.deepcopy(dataset.joint)
+        self.settings = self.joint.settings
+        if self.settings != JointSettings.from_config(config):
+            raise ValueError(
+                "the dataset was built with other joint_ settings than the model: build both from one Config"
+            )
         first_tokens = torch.tensor([first for first, _ in self.vocabularies[:-1]])
         self.register_buffer("first_tokens", first_tokens.to(config["device"]), persistent=False)
         self.register_buffer("first_codes", self._content_codes())
@@ -104,16 +108,15 @@ class DIGER(TIGER):
             table = table.clone()
             table[items, :-1] = quantised.codes + self.first_tokens
             codes = table[targets]
-        soft = quantised.soft
-        history, teacher = (
-            self._tokens(table, items, soft if path in settings.gradient_paths else None)
-            for path in ("history", "teacher")
-        )
+        soft, paths = quantised.soft, settings.gradient_paths
+        hard_tokens = self.tokens._replace(codes=table)
+        soft_tokens = self._soft_tokens(table, items, soft) if {"history", "teacher"} & set(paths) else None
+        history, teacher = (soft_tokens if path in paths else hard_tokens for path in ("history", "teacher"))
         logits = self.target_logits(interaction, history, teacher)
         row = torch.searchsorted(items, targets)
         generation = self.cross_entropy(logits, codes)
-        if "label" in settings.gradient_paths:
-            generation = generation + self._label_gradient(logits, soft[row]) / codes.numel()
+        if "label" in paths:
+            generation = generation + label_gradient(logits, soft[row]) / codes.numel()
         terms = {
             "generation": generation,
             "quantisation": settings.quantisation_weight * quantised.quantisation[row].mean(),
@@ -126,14 +129,12 @@ class DIGER(TIGER):
         """The recommendation loss (mean per token, in nats), the quantiser's two losses, and that of a learnt σ."""
         return sum(self.losses(interaction).values())
 
-    def _tokens(self, table, items, soft):
+    def _soft_tokens(self, table, items, soft):
         """The codes ``table`` as the generator reads them, with a gradient to their distributions.
 
         Each token of each of the ``items`` ``[n]`` gets a vector of its own: in value its embedding, in the backward
-        pass that of the distribution ``soft`` ``[n, L, V]``. Without ``soft`` these are just the embeddings.
+        pass that of the distribution ``soft`` ``[n, L, V]``.
         """
-        if soft is None:
-            return Tokens(table, self.token_embedding, self.start_token)
         weight = self.token_embedding.weight
         vectors = F.embedding(table[items], weight)
         with torch.autocast(self.codes.device.type, enabled=False):
@@ -146,13 +147,6 @@ class DIGER(TIGER):
         start = table.size(1) * len(items)
         places[items] = torch.arange(start, device=table.device).view(len(items), -1)
         return Tokens(places, partial(F.embedding, weight=vectors), start)
-
-    def _label_gradient(self, logits, soft):
-        """Zero, with the gradient of −⟨distribution, log-probability⟩ summed over targets and levels."""
-        return -sum(
-            ((soft[:, level] - soft[:, level].detach()) * of_level.detach().log_softmax(1)).sum()
-            for level, of_level in enumerate(logits[:-1])
-        )
 
     # ------------------------------------------------------------------ table
 
@@ -214,3 +208,16 @@ class DIGER(TIGER):
         for name, values in per_level.items():
             figures |= {f"{name}_{level}": value for level, value in enumerate(values, start=1)}
         return figures
+
+
+def label_gradient(logits, soft):
+    """Zero, with the gradient of −⟨distribution, log-probability⟩ summed over targets and levels.
+
+    Args:
+        logits: of each position ``[B, V]``, the suffix's last.
+        soft: distributions of the targets ``[B, L, V]``.
+    """
+    return -sum(
+        ((soft[:, level] - soft[:, level].detach()) * of_level.detach().log_softmax(1)).sum()
+        for level, of_level in enumerate(logits[:-1])
+    )

@@ -178,7 +178,7 @@ def _resolution(table):
     return {"policy": found.get("policy"), "moved": found.get("moved"), "before": before, "after": after}
 
 
-def _entropy(labels):
+def entropy_of(labels):
     """Entropy of the frequencies of non-negative labels, in nats."""
     counts = np.bincount(labels)
     share = counts[counts > 0] / len(labels)
@@ -188,10 +188,10 @@ def _entropy(labels):
 def _position(codes, groups, t, vocab_size):
     reached = codes[:, t] != PAD
     counts = np.bincount(codes[reached, t], minlength=vocab_size)
-    used, entropy = int((counts > 0).sum()), _entropy(codes[reached, t])
+    used, entropy = int((counts > 0).sum()), entropy_of(codes[reached, t])
     # A prefix determines the one before it, so H(c_t | c_<t) = H(c_<=t) - H(c_<t).
-    before = _entropy(groups[reached, t - 1]) if t else 0.0
-    conditional = max(0.0, _entropy(groups[reached, t]) - before)
+    before = entropy_of(groups[reached, t - 1]) if t else 0.0
+    conditional = max(0.0, entropy_of(groups[reached, t]) - before)
     return {
         "items": int(reached.sum()),
         "used": used,

@@ -9,13 +9,14 @@ it means that the codes have collapsed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
-from scipy.stats import entropy
 
-from recbole_vsid.semantic_id.collisions import collision_figures, collision_ranks
-from recbole_vsid.semantic_id.table import PAD, SemanticIDs
+from recbole_vsid.semantic_id.collisions import append_suffix, collision_figures, collision_ranks
+from recbole_vsid.semantic_id.diagnostics import entropy_of
+from recbole_vsid.semantic_id.table import PAD
 
 # Suffixes for groups this many times as large as the largest at the start.
 SUFFIX_ROOM = 4
@@ -31,17 +32,17 @@ def first_table(codes, vocab_size, least_suffixes, item_tokens, provenance):
         item_tokens: external ids ``[n_items]``.
         provenance: plain values.
     """
-    ranks = collision_ranks(codes, -np.arange(len(codes)))
-    n_suffixes = max(least_suffixes, SUFFIX_ROOM * (int(ranks.max()) + 1))
-    figures = {"policy": "suffix", **collision_figures(codes)}
-    return SemanticIDs(
-        codes=_with_suffixes(codes, ranks),
-        lengths=np.where(np.arange(len(codes) + 1) == 0, 0, codes.shape[1] + 1),
-        vocab_sizes=[vocab_size] * codes.shape[1] + [n_suffixes],
-        shared_vocabulary=False,
-        item_tokens=item_tokens,
-        provenance={**provenance, "collisions": figures},
-        suffix=True,
+    n_levels, figures = codes.shape[1], collision_figures(codes)
+    by_id = -np.arange(len(codes) + 1)  # in the place of the popularity
+    return append_suffix(
+        np.pad(codes, ((1, 0), (0, 0)), constant_values=PAD),
+        np.where(by_id == 0, 0, n_levels),
+        [vocab_size] * n_levels,
+        False,
+        by_id,
+        item_tokens,
+        {**provenance, "collisions": {"policy": "suffix", **figures}},
+        max(least_suffixes, SUFFIX_ROOM * figures["largest_group"]),
     )
 
 
@@ -60,20 +61,15 @@ def next_table(table, codes, policy="rank"):
         suffixes = collision_ranks(codes, -np.arange(len(codes)))
     else:
         suffixes = sticky_suffixes(codes, before[:, :-1], before[:, -1])
-    room = table.vocab_sizes[-1]
+    room, figures = table.vocab_sizes[-1], collision_figures(codes)
     if suffixes.max() >= room:
-        crowded = collision_figures(codes)
         use = ", ".join(f"{used} of {size}" for used, size in zip(used_codes(codes), table.vocab_sizes))
         raise ValueError(
-            f"{crowded['largest_group']} items share a content code, and there are {room} disambiguation tokens; the "
+            f"{figures['largest_group']} items share a content code, and there are {room} disambiguation tokens; the "
             f"levels use {use} codes. The codes have collapsed; if not, raise sid_suffix_size"
         )
-    provenance = {**table.provenance, "collisions": {"policy": "suffix", **collision_figures(codes)}}
-    return replace(table, codes=_with_suffixes(codes, suffixes), provenance=provenance)
-
-
-def _with_suffixes(codes, suffixes):
-    return np.vstack([np.full(codes.shape[1] + 1, PAD), np.column_stack([codes, suffixes])])
+    provenance = {**table.provenance, "collisions": {"policy": "suffix", **figures}}
+    return replace(table, codes=np.vstack([table.codes[:1], np.column_stack([codes, suffixes])]), provenance=provenance)
 
 
 def sticky_suffixes(codes, old_codes, old_suffixes):
@@ -122,4 +118,4 @@ def used_codes(codes):
 
 def effective_codes(codes):
     """exp(entropy) of the use of each column's codes: the number of codes, used alike, that would be as uneven."""
-    return [float(np.exp(entropy(np.bincount(column)))) for column in codes.T]
+    return [math.exp(entropy_of(column)) for column in codes.T]
