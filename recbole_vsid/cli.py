@@ -1,4 +1,4 @@
-"""The command line: ``run_recbole_vsid.py [train|tokenize] --dataset=… [--key=value …]``."""
+"""The command line: ``run_recbole_vsid.py [verb] --dataset=… [--key=value …]``; without a verb it trains."""
 
 from __future__ import annotations
 
@@ -45,12 +45,9 @@ Examples:
   python run_recbole_vsid.py tokenize --compare=rkmeans,rqvae,vlsid,gaoq
 """
 
-VERBS = ("train", "tokenize")
-
-
 NAMES = ("model", "dataset", "config_files", "data_path", "checkpoint_dir", "result_file", "content_file",
          "content_ids", "sid_file", "sid_file_ids", "table_file", "text_model", "text_template", "compare",
-         "user_inter_num_interval", "item_inter_num_interval")  # fmt: skip
+         "user_inter_num_interval", "item_inter_num_interval", "output_dir", "settings_dir")  # fmt: skip
 
 
 def parse(arguments):
@@ -102,7 +99,10 @@ def main(arguments=None):
         debug = str(settings.get("state", "")).lower() == "debug"
         files = settings.pop("config_files", "").split()
         settings.setdefault("dataset", "ml-100k")
-        return _train(files, settings) if verb == "train" else _tokenize(files, settings)
+        return VERBS[verb](files, settings)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     except (ValueError, OSError, ImportError, NotImplementedError) as error:
         if debug:
             raise
@@ -134,10 +134,47 @@ def _tokenize(files, settings):
         return 0
     if table_file or table_format or "tokenizer" in settings:
         raise ValueError("--compare goes without --tokenizer and --table_file: it writes one table per tokenizer")
-    reports = compare([name.strip() for name in names.split(",") if name.strip()], settings["dataset"], files, settings)
+    reports = compare(_names(names), settings["dataset"], files, settings)
     failed = {name: report for name, report in reports.items() if isinstance(report, str)}
     if len(failed) < len(reports):
         print_comparison_of_tables({name: reports[name] for name in reports if name not in failed})
     for name, message in failed.items():
         print(f"error: tokenizer {name}: {' '.join(message.split())}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _leaderboard(files, settings):
+    from recbole_vsid.leaderboard.board import DEFAULT_OUTPUT_DIR, leaderboard
+
+    settings.setdefault("model", "VLSID,SASRec,Pop")
+    models, datasets = (_names(settings.pop(key)) for key in ("model", "dataset"))
+    seeds = settings.pop("seed", 2020)
+    if isinstance(seeds, str):
+        seeds = [parse_seed(seed) for seed in _names(seeds)]
+    seeds = seeds if isinstance(seeds, list) else [seeds]
+    own = {key: settings.pop(key) for key in ("settings_dir", "jobs") if key in settings}
+    output_dir = settings.pop("output_dir", DEFAULT_OUTPUT_DIR)
+    failures, written = leaderboard(models, datasets, seeds, output_dir, **own, config_file_list=files, config_dict=settings)
+    for file in written:
+        print(f"Written: {file}")
+    for run, reason in failures.items():
+        print(f"error: {run.name}: {reason}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def parse_seed(text):
+    """One seed of a list.
+
+    Raises:
+        ValueError: it is no whole number.
+    """
+    if not text.isdigit():
+        raise ValueError(f"seed={text!r} is not usable: it must be whole numbers of at least 0, separated by commas")
+    return int(text)
+
+
+def _names(text):
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+VERBS = {"train": _train, "tokenize": _tokenize, "leaderboard": _leaderboard}

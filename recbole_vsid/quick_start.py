@@ -16,6 +16,7 @@ from recbole.utils import ModelType, init_logger, init_seed
 from recbole_vsid.config import Config
 from recbole_vsid.data.dataset import dataset_class
 from recbole_vsid.evaluation import results
+from recbole_vsid.evaluation.machine import request_milliseconds
 from recbole_vsid.semantic_id.report import print_diagnostics
 from recbole_vsid.storage import check_writable, load_checkpoint, write_json
 from recbole_vsid.trainer import run_folder, trainer_class, unpack_table
@@ -122,8 +123,9 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     trainer.fit(train_data, loaders[1], show_progress=config["show_progress"])
     valid_result = trainer.validation_result(loaders[1])
     test_result = trainer.evaluate_protocols(loaders[2], show_progress=config["show_progress"])
+    milliseconds = request_milliseconds(trainer, loaders[2])
     result = results.record(
-        config, data, trainer, recommender, loaders[2].sample_size, selected_by, valid_result, test_result
+        config, data, trainer, recommender, loaders[2].sample_size, selected_by, valid_result, test_result, milliseconds
     )
     results.print_record(result)
     file = Path(config["result_file"] or trainer.folder / "result.json")

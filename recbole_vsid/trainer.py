@@ -41,6 +41,7 @@ class ProtocolTrainerMixin:
         best_protocols: results of both protocols at the best validation.
         train_seconds, trained_examples: time spent in training epochs, and the targets trained in it.
         evaluation_seconds, evaluated_users: the same for the last evaluation.
+        learning_curve: per validation: epochs and training seconds so far, last training loss, validation score.
     """
 
     def __init__(self, config, model):
@@ -49,6 +50,7 @@ class ProtocolTrainerMixin:
         self.folder = run_folder(config)
         self.saved_model_file = str(self.folder / "best.pth")
         self.best_protocols = None
+        self.learning_curve = []
         self.train_seconds = self.evaluation_seconds = 0.0
         self.trained_examples = self.evaluated_users = 0
         self._best_other_parameter = None
@@ -111,6 +113,15 @@ class ProtocolTrainerMixin:
 
     def _valid_epoch(self, valid_data, show_progress=False):
         score, result = super()._valid_epoch(valid_data, show_progress)
+        epoch = max(self.train_loss_dict)
+        self.learning_curve.append(
+            {
+                "epoch": epoch + 1,
+                "seconds": round(self.train_seconds, 2),
+                "train_loss": float(self.train_loss_dict[epoch]),
+                "valid_score": float(score),
+            }
+        )
         # RecBole's early_stopping counts an equal score as an improvement; so does this.
         better = score >= self.best_valid_score if self.valid_metric_bigger else score <= self.best_valid_score
         if better:
@@ -299,6 +310,7 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
             "best_valid_score": float(self.best_valid_score),
             "best_valid_result": _floats(self.best_valid_result or {}),
             "best_protocols": self.best_protocols,
+            "learning_curve": self.learning_curve,
             "train_loss": {int(key): float(value) for key, value in self.train_loss_dict.items()},
             "train_seconds": self.train_seconds,
             "trained_examples": self.trained_examples,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import torch
 from recbole.evaluator import Collector
 
@@ -60,6 +61,9 @@ class ProtocolCollector:
 
     Args:
         config: the run's configuration.
+
+    Attributes:
+        targets: int64 array, the items to be found, in the order of the evaluation.
     """
 
     def __init__(self, config):
@@ -68,10 +72,16 @@ class ProtocolCollector:
         self.selected = MASKED if config["mask_history"] else KEPT
         self.consumed = None
         self.structs, self.filled_share = {}, {}
+        self._targets = []
 
     def start(self, consumed):
         """Begin an evaluation; ``consumed`` is the boolean CSR ``[n_users, n_items]`` of that split."""
         self.consumed = consumed
+        self._targets = []
+
+    @property
+    def targets(self):
+        return np.concatenate(self._targets)
 
     def data_collect(self, train_data):
         for collector in self.collectors.values():
@@ -87,6 +97,7 @@ class ProtocolCollector:
 
     def eval_batch_collect(self, scores, interaction, positive_u, positive_i):
         """``scores`` ``[B, n_items]`` without any masking of consumed items."""
+        self._targets.append(positive_i.cpu().numpy())
         positive_u, positive_i = positive_u.to(scores.device), positive_i.to(scores.device)
         self.collectors[KEPT].eval_batch_collect(scores, interaction, positive_u, positive_i)
         rows = self.consumed[interaction[self.user_field].cpu().numpy()].tocoo()

@@ -8,7 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 import recbole_vsid
+from recbole_vsid.evaluation.breakdown import breakdown
 from recbole_vsid.evaluation.collector import KEPT, PROTOCOL_NAMES
+from recbole_vsid.evaluation.machine import machine
 from recbole_vsid.storage import read_json
 
 
@@ -28,8 +30,8 @@ def protocol(config, dataset, n_users, selected_by):
     }
 
 
-def record(config, dataset, trainer, model, n_users, selected_by, valid_result, test_result):
-    """The JSON record of a finished run."""
+def record(config, dataset, trainer, model, n_users, selected_by, valid_result, test_result, request_milliseconds):
+    """The JSON record of a finished run; the test was the trainer's last evaluation."""
     report = getattr(dataset, "tokenizer_report", None)
     seconds = max(trainer.train_seconds, 1e-9)
     cost = {
@@ -40,6 +42,7 @@ def record(config, dataset, trainer, model, n_users, selected_by, valid_result, 
         "epochs": len(trainer.train_loss_dict),
         "examples_per_second": round(trainer.trained_examples / seconds, 1),
         "evaluation_ms_per_user": round(1000 * trainer.evaluation_seconds / max(trainer.evaluated_users, 1), 3),
+        "request_ms": request_milliseconds,
     }
     generative = report is not None
     return {
@@ -55,10 +58,14 @@ def record(config, dataset, trainer, model, n_users, selected_by, valid_result, 
         },
         "valid_result": valid_result,
         "test_result": test_result,
+        "test_breakdown": breakdown(trainer.eval_collector, config["topk"]),
         "cost": cost,
+        "machine": machine(config),
+        "learning_curve": trainer.learning_curve,
         "diagnostics": model.diagnostics() if generative else {},
         "code_watch": getattr(trainer, "code_watch", []),
         "semantic_ids": {**report, "provenance": model.semantic_ids.provenance} if generative else None,
+        "settings": config.external_plain(),
         "config_hash": config.hash(),
         "package_version": recbole_vsid.__version__,
     }

@@ -1,0 +1,62 @@
+"""``leaderboard``: run what is missing, then write the tables and the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from recbole_vsid.leaderboard.execute import duration, execute, remaining_seconds
+from recbole_vsid.leaderboard.plan import plan
+from recbole_vsid.leaderboard.report import write_reports
+from recbole_vsid.leaderboard.store import Results
+from recbole_vsid.storage import check_writable
+
+DEFAULT_OUTPUT_DIR = "saved/leaderboard"
+
+
+def leaderboard(
+    models,
+    datasets,
+    seeds,
+    output_dir=DEFAULT_OUTPUT_DIR,
+    settings_dir=None,
+    jobs=1,
+    config_file_list=None,
+    config_dict=None,
+    console=None,
+):
+    """Train and test every model with every seed on every dataset, and show them side by side.
+
+    Args:
+        models: names of models, or of files in ``settings_dir``.
+        datasets, seeds: names of datasets, whole numbers.
+        output_dir: where ``results.jsonl``, ``leaderboard.md``, ``.csv`` and ``.html`` go. What is in ``results.jsonl``
+            already with the same configuration and data is not run again.
+        settings_dir: folder with ``<model>.yaml`` for models that need settings of their own.
+        jobs: runs at the same time; they share the processors.
+        config_file_list, config_dict: settings for all runs.
+
+    Returns:
+        (dict, list): failed runs → reason; the files written.
+
+    Raises:
+        ValueError, FileNotFoundError: bad input, before anything is run.
+        KeyboardInterrupt: interrupted; the tables then show what was finished.
+    """
+    console = console or Console()
+    if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
+        raise ValueError(f"jobs={jobs!r} is not usable: it must be a whole number of at least 1")
+    check_writable(Path(output_dir) / "results.jsonl", "output_dir")
+    runs = plan(models, datasets, seeds, settings_dir, config_file_list, config_dict)
+    results = Results(output_dir)
+    missing = [run for run in runs if run.key not in results.records]
+    seconds = remaining_seconds(missing, [], results.records.values(), jobs)
+    expected = f", about {duration(seconds)}" if missing and seconds is not None else ""
+    console.print(f"{len(runs) - len(missing)} of {len(runs)} runs are in {results.path}, {len(missing)} to do{expected}")
+    failures = {}
+    try:
+        failures = execute(missing, results, jobs, console) if missing else {}
+    finally:
+        files = write_reports(results, runs, failures, output_dir) if results.records else []
+    return failures, files

@@ -1,0 +1,210 @@
+"""The runs of a leaderboard, each in a process of its own, with progress and the time that is left.
+
+A run is exactly the command that its record names, so it can be repeated alone. A run that fails is reported with the
+last lines of its log, and the others go on. After an interruption the same leaderboard goes on where it was: finished runs
+are in ``results.jsonl``, and an unfinished run of this package's models goes on from its last validation.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from recbole_vsid.storage import read_json
+
+POLL_SECONDS = 0.5
+EPOCH = re.compile(rb"epoch (\d+) (?:training|evaluating)")
+
+
+class Job:
+    """A run in its process.
+
+    Args:
+        run: the :class:`~recbole_vsid.leaderboard.plan.PlannedRun`.
+        n_threads: CPU threads it may use; 0 leaves PyTorch's choice.
+        resume: whether to go on from what an interrupted run left.
+    """
+
+    def __init__(self, run, n_threads, resume):
+        self.run, self.n_threads, self.resumed = run, n_threads, resume
+        self.started = time.monotonic()
+        self.log = run.folder / "run.log"
+        run.folder.mkdir(parents=True, exist_ok=True)
+        arguments = [*run.arguments, "--show_progress=false"]
+        environment = dict(os.environ)
+        if n_threads and not any(argument.startswith("--num_threads=") for argument in run.arguments):
+            arguments.append(f"--num_threads={n_threads}")
+            environment["OMP_NUM_THREADS"] = str(n_threads)
+        if resume:
+            arguments.append("--resume=true")
+        # The package may be on sys.path only because the script beside it was started.
+        package = str(Path(__file__).resolve().parents[2])
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
+        with open(self.log, "ab" if resume else "wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "recbole_vsid", *arguments],
+                stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
+            )  # fmt: skip
+
+    @property
+    def seconds(self):
+        return time.monotonic() - self.started
+
+    def progress(self):
+        """The epoch its log names last, in words."""
+        with open(self.log, "rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 20_000))
+            epochs = EPOCH.findall(log.read())
+        return f"epoch {int(epochs[-1]) + 1}" if epochs else "starting"
+
+    def record(self):
+        """The run's record with what the leaderboard adds.
+
+        Raises:
+            ValueError, OSError: it wrote no readable record, or one of another configuration.
+        """
+        record = read_json(self.run.folder / "result.json")
+        if record["config_hash"] != self.run.config_hash:
+            raise ValueError(f"its record is of configuration {record['config_hash']}, not {self.run.config_hash}")
+        own = {"entry": self.run.entry, "data_hash": self.run.data_hash, "arguments": list(self.run.arguments)}
+        return {**own, "seconds": round(self.seconds, 1), "resumed": self.resumed, **record}
+
+    def failure(self):
+        """Why it failed, in one line."""
+        code = self.process.returncode
+        if code < 0:
+            return f"killed by signal {-code}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = [line.strip() for line in lines if line.strip() and not line.startswith("(--state=debug")]
+        errors = [line for line in lines if line.startswith("error:")]
+        return (errors or lines or [f"exit code {code}"])[-1]
+
+    def stop(self):
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def execute(runs, results, n_jobs, console):
+    """Run ``runs`` and add their records to ``results``.
+
+    Args:
+        runs: list of :class:`~recbole_vsid.leaderboard.plan.PlannedRun`, none of them in ``results``.
+        results: :class:`~recbole_vsid.leaderboard.store.Results`.
+        n_jobs: processes at once; they share the processors evenly.
+        console: rich's, for the lines and the bar.
+
+    Returns:
+        dict: run → why it failed and its log, for those that did.
+
+    Raises:
+        KeyboardInterrupt: after an interruption or SIGTERM, when all processes have been stopped.
+    """
+    n_threads = max(1, (os.cpu_count() or 1) // n_jobs) if n_jobs > 1 else 0
+    waiting, active, failures = list(runs), [], {}
+    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
+    with _terminated_like_interrupted(), Progress(*columns, console=console) as progress:
+        bar = progress.add_task("", total=len(runs))
+        try:
+            while waiting or active:
+                while waiting and len(active) < n_jobs:
+                    active.append(_start(waiting.pop(0), n_threads, console))
+                time.sleep(POLL_SECONDS)
+                for job in [job for job in active if job.process.poll() is not None]:
+                    active.remove(job)
+                    if job.process.returncode and job.resumed:
+                        console.print(f"{job.run.name}: what an interruption left is not usable, it starts anew")
+                        active.append(Job(job.run, n_threads, resume=False))
+                        continue
+                    _finish(job, results, failures, console)
+                    progress.advance(bar)
+                left = remaining_seconds(waiting, active, results.records.values(), n_jobs)
+                doing = ", ".join(f"{job.run.entry} seed {job.run.seed} ({job.progress()})" for job in active)
+                progress.update(bar, description=f"{doing}  {_left(left)}")
+        finally:
+            for job in active:
+                job.stop()
+    return failures
+
+
+def _start(run, n_threads, console):
+    last, result = run.folder / "last.pth", run.folder / "result.json"
+    interrupted = last.is_file() and (run.folder / "best.pth").is_file()
+    interrupted = interrupted and not (result.is_file() and result.stat().st_mtime >= last.stat().st_mtime)
+    job = Job(run, n_threads, resume=run.resumable and interrupted)
+    console.print(f"{run.name}: {'goes on' if job.resumed else 'starts'}")
+    return job
+
+
+def _finish(job, results, failures, console):
+    try:
+        if job.process.returncode:
+            raise ValueError(job.failure())
+        record = job.record()
+    except (ValueError, OSError, KeyError) as error:
+        failures[job.run] = f"{error} (log: {job.log})"
+        console.print(f"{job.run.name}: FAILED after {duration(job.seconds)}: {error}; see {job.log}", style="red")
+        return
+    results.add(record)
+    console.print(f"{job.run.name}: done in {duration(job.seconds)}")
+
+
+def remaining_seconds(waiting, active, records, n_jobs):
+    """Estimate of the time until all runs are done, from finished runs; None while there is nothing to tell it by.
+
+    A run takes as long as the finished runs of the same entry and dataset did on average, else as all finished ones.
+    """
+    records = list(records)
+
+    def expected(run):
+        alike = [each["seconds"] for each in records if (each["entry"], each["dataset"]) == (run.entry, run.dataset)]
+        known = alike or [each["seconds"] for each in records if each["dataset"] == run.dataset]
+        return sum(known) / len(known) if known else None
+
+    running = [(expected(job.run), job.seconds) for job in active]
+    total = [expected(run) for run in waiting]
+    if any(seconds is None for seconds in total + [seconds for seconds, _ in running]):
+        return None
+    left = [max(seconds - spent, 0.0) for seconds, spent in running]
+    return max([(sum(left) + sum(total)) / n_jobs, *left])
+
+
+def _left(seconds):
+    return "time left unknown yet" if seconds is None else f"about {duration(seconds)} left"
+
+
+def duration(seconds):
+    """Seconds in words: ``42 s``, ``7 min``, ``3 h 05 min``."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+@contextmanager
+def _terminated_like_interrupted():
+    """Within, SIGTERM is Ctrl-C, so that no process is left behind."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread, where signals go to somebody else
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

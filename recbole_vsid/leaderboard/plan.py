@@ -1,0 +1,131 @@
+"""What a leaderboard has to run: one configuration per entry, dataset and seed, checked before any of them starts.
+
+An entry is a model, or a variant of one: ``settings_dir/<entry>.yaml`` holds the settings that are its own, and names its
+``model`` if the entry is called otherwise (``IntRR-HSTU.yaml`` with ``model: IntRR`` and ``backbone: hstu``).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from recbole_vsid.config import Config, parse_value
+from recbole_vsid.storage import check_name, content_hash
+from recbole_vsid.trainer import run_folder
+
+ATOMIC_FILES = (".inter", ".item", ".user", ".kg", ".link", ".net")
+CONTENT_FILES = ("content_file", "content_ids", "sid_file", "sid_file_ids")
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run: what it is called, the arguments that start it, and what its result must agree with.
+
+    Attributes:
+        entry: the name in the table.
+        arguments: of ``run_recbole_vsid.py``.
+        config_hash: identity of all settings that decide the result, the seed among them.
+        data_hash: identity of the files it reads.
+        folder: where it keeps checkpoints and ``result.json``.
+        resumable: whether an interrupted run can go on.
+    """
+
+    entry: str
+    dataset: str
+    seed: int
+    arguments: tuple[str, ...]
+    config_hash: str
+    data_hash: str
+    folder: Path
+    resumable: bool
+
+    @property
+    def key(self):
+        """What makes two runs the same."""
+        return self.entry, self.dataset, self.seed, self.config_hash, self.data_hash
+
+    @property
+    def name(self):
+        return f"{self.entry} on {self.dataset}, seed {self.seed}"
+
+
+def plan(entries, datasets, seeds, settings_dir=None, config_file_list=None, config_dict=None):
+    """All runs of a leaderboard, in order of datasets, seeds and entries.
+
+    Args:
+        entries: names of models or of files in ``settings_dir``.
+        datasets: names of datasets.
+        seeds: whole numbers.
+        settings_dir: folder of YAML files, one per entry that needs settings of its own.
+        config_file_list: YAML files for all runs.
+        config_dict: settings for all runs; they win over files.
+
+    Returns:
+        list of :class:`PlannedRun`.
+
+    Raises:
+        ValueError: a name, seed or setting that is not usable, or two of the same.
+        FileNotFoundError: no ``settings_dir``.
+    """
+    for what, values in (("model", entries), ("dataset", datasets), ("seed", seeds)):
+        if not values:
+            raise ValueError(f"{what} names nothing; give one or several, separated by commas")
+        if len(set(values)) < len(values):
+            raise ValueError(f"{what}={','.join(map(str, values))} names something twice")
+    if settings_dir is not None and not Path(settings_dir).is_dir():
+        raise FileNotFoundError(f"settings_dir={str(settings_dir)!r} is not a folder")
+    return [
+        _planned(entry, dataset, seed, settings_dir, list(config_file_list or []), dict(config_dict or {}))
+        for dataset in datasets
+        for seed in seeds
+        for entry in entries
+    ]
+
+
+def _planned(entry, dataset, seed, settings_dir, files, settings):
+    model = check_name(entry, "model")
+    own = Path(settings_dir or "", f"{entry}.yaml")
+    if settings_dir is not None and own.is_file():
+        files = [*files, str(own)]
+        values = parse_value(own.read_text(encoding="utf-8"))
+        model = values.get("model", model) if isinstance(values, dict) else model
+    settings = {**settings, "seed": seed, "model": model, "dataset": dataset}
+    try:
+        config = Config(model, dataset, files, settings)
+    except ValueError as error:
+        raise ValueError(f"{entry}: {error}") from error
+    arguments = [f"--model={model}", f"--dataset={dataset}", f"--seed={seed}"]
+    if files:
+        arguments.append(f"--config_files={' '.join(files)}")
+    given = {key: value for key, value in settings.items() if key not in ("seed", "model", "dataset")}
+    arguments += [f"--{key}={_text(value)}" for key, value in given.items()]
+    return PlannedRun(
+        entry, dataset, seed, tuple(arguments), config.hash(), data_hash(config), run_folder(config),
+        config.is_generative,
+    )  # fmt: skip
+
+
+def _text(value):
+    """``value`` such that the command line reads it back."""
+    return value if isinstance(value, str) and parse_value(value) == value else json.dumps(value)
+
+
+def data_hash(config):
+    """Hash of the bytes of all files that a run of ``config`` reads; of none for data that are still to be downloaded."""
+    folder, name = Path(config["data_path"]), config["dataset"]
+    files = [folder / f"{name}{ending}" for ending in ATOMIC_FILES]
+    files += [Path(config[key]) for key in CONTENT_FILES if config[key]]
+    states = [(path, path.stat()) for path in files if path.is_file()]
+    return content_hash([(path.name, _file_hash(path, state.st_mtime_ns, state.st_size)) for path, state in states])
+
+
+@functools.lru_cache(maxsize=None)
+def _file_hash(path, modified, size):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,2 @@
+def write_reports(results, runs, failures, output_dir):
+    return []
