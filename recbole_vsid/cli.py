@@ -152,9 +152,9 @@ def _leaderboard(files, settings):
     if isinstance(seeds, str):
         seeds = [parse_seed(seed) for seed in _names(seeds)]
     seeds = seeds if isinstance(seeds, list) else [seeds]
-    own = {key: settings.pop(key) for key in ("settings_dir", "jobs") if key in settings}
+    own = {key: settings.pop(key) for key in ("settings_dir", "jobs", "report_only") if key in settings}
     output_dir = settings.pop("output_dir", DEFAULT_OUTPUT_DIR)
-    failures, written = leaderboard(models, datasets, seeds, output_dir, **own, config_file_list=files, config_dict=settings)
+    failures, written = leaderboard(models, datasets, seeds, output_dir, files, settings, **own)
     for file in written:
         print(f"Written: {file}")
     for run, reason in failures.items():

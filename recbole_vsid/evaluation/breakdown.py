@@ -1,7 +1,7 @@
 """Whose targets a model finds: metrics by popularity of the target, and their error over users.
 
 Items are put in order of popularity (users who had consumed them before the split) and cut where they make up a third
-and two thirds of all consumption: few *head* items, more *mid* items, many *tail* items, about equally many targets each.
+and two thirds of all consumption: few *head* items, more *mid* items, many *tail* items.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def user_metrics(struct, cutoff):
     """Recall and NDCG at ``cutoff`` of every user, float64 ``[n_users]`` each; None unless all have exactly one target.
 
     Args:
-        struct: what RecBole's evaluator reads, with ``rec.topk`` ``[n_users, max(topk) + 1]``: hits, and last the targets.
+        struct: what RecBole's evaluator reads, with ``rec.topk`` ``[n_users, max(topk) + 1]``: hits, then their number.
     """
     if "rec.topk" not in struct:
         return None

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from recbole_vsid.leaderboard.execute import duration, execute, remaining_seconds
+from recbole_vsid.leaderboard.execute import execute, remaining_seconds, time_left
+from recbole_vsid.leaderboard.page import write_reports
 from recbole_vsid.leaderboard.plan import plan
-from recbole_vsid.leaderboard.report import write_reports
 from recbole_vsid.leaderboard.store import Results
 from recbole_vsid.storage import check_writable
 
@@ -20,10 +20,11 @@ def leaderboard(
     datasets,
     seeds,
     output_dir=DEFAULT_OUTPUT_DIR,
-    settings_dir=None,
-    jobs=1,
     config_file_list=None,
     config_dict=None,
+    settings_dir=None,
+    jobs=1,
+    report_only=False,
     console=None,
 ):
     """Train and test every model with every seed on every dataset, and show them side by side.
@@ -33,9 +34,10 @@ def leaderboard(
         datasets, seeds: names of datasets, whole numbers.
         output_dir: where ``results.jsonl``, ``leaderboard.md``, ``.csv`` and ``.html`` go. What is in ``results.jsonl``
             already with the same configuration and data is not run again.
+        config_file_list, config_dict: settings for all runs; the latter win.
         settings_dir: folder with ``<model>.yaml`` for models that need settings of their own.
         jobs: runs at the same time; they share the processors.
-        config_file_list, config_dict: settings for all runs.
+        report_only: run nothing, and show all that ``results.jsonl`` has, whether or not it is among ``models``.
 
     Returns:
         (dict, list): failed runs → reason; the files written.
@@ -48,15 +50,17 @@ def leaderboard(
     if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
         raise ValueError(f"jobs={jobs!r} is not usable: it must be a whole number of at least 1")
     check_writable(Path(output_dir) / "results.jsonl", "output_dir")
+    if report_only:
+        return {}, write_reports(Results(output_dir).records.values(), {}, output_dir)
     runs = plan(models, datasets, seeds, settings_dir, config_file_list, config_dict)
     results = Results(output_dir)
     missing = [run for run in runs if run.key not in results.records]
-    seconds = remaining_seconds(missing, [], results.records.values(), jobs)
-    expected = f", about {duration(seconds)}" if missing and seconds is not None else ""
-    console.print(f"{len(runs) - len(missing)} of {len(runs)} runs are in {results.path}, {len(missing)} to do{expected}")
+    left = f", {time_left(*remaining_seconds(missing, [], results.records.values(), jobs))}" if missing else ""
+    console.print(f"{len(runs) - len(missing)} of {len(runs)} runs are in {results.path}, {len(missing)} to do{left}")
     failures = {}
     try:
         failures = execute(missing, results, jobs, console) if missing else {}
     finally:
-        files = write_reports(results, runs, failures, output_dir) if results.records else []
+        wanted = [run.key for run in runs]
+        files = write_reports(results.records.values(), failures, output_dir, wanted) if results.records else []
     return failures, files

@@ -1,7 +1,7 @@
 """The runs of a leaderboard, each in a process of its own, with progress and the time that is left.
 
-A run is exactly the command that its record names, so it can be repeated alone. A run that fails is reported with the
-last lines of its log, and the others go on. After an interruption the same leaderboard goes on where it was: finished runs
+A run is exactly the command that its record names, so it can be repeated alone. A run that fails is reported with its
+error and its log, and the others go on. After an interruption the same leaderboard goes on where it was: finished runs
 are in ``results.jsonl``, and an unfinished run of this package's models goes on from its last validation.
 """
 
@@ -129,9 +129,9 @@ def execute(runs, results, n_jobs, console):
                         continue
                     _finish(job, results, failures, console)
                     progress.advance(bar)
-                left = remaining_seconds(waiting, active, results.records.values(), n_jobs)
+                left = time_left(*remaining_seconds(waiting, active, results.records.values(), n_jobs))
                 doing = ", ".join(f"{job.run.entry} seed {job.run.seed} ({job.progress()})" for job in active)
-                progress.update(bar, description=f"{doing}  {_left(left)}")
+                progress.update(bar, description=f"{doing}  {left}")
         finally:
             for job in active:
                 job.stop()
@@ -161,27 +161,25 @@ def _finish(job, results, failures, console):
 
 
 def remaining_seconds(waiting, active, records, n_jobs):
-    """Estimate of the time until all runs are done, from finished runs; None while there is nothing to tell it by.
+    """Estimate of the time until all runs are done, and whether it leaves out entries of which no run has finished yet.
 
-    A run takes as long as the finished runs of the same entry and dataset did on average, else as all finished ones.
+    A run takes as long as the finished runs of the same entry and dataset did on average.
     """
-    records = list(records)
-
-    def expected(run):
-        alike = [each["seconds"] for each in records if (each["entry"], each["dataset"]) == (run.entry, run.dataset)]
-        known = alike or [each["seconds"] for each in records if each["dataset"] == run.dataset]
-        return sum(known) / len(known) if known else None
-
-    running = [(expected(job.run), job.seconds) for job in active]
-    total = [expected(run) for run in waiting]
-    if any(seconds is None for seconds in total + [seconds for seconds, _ in running]):
-        return None
-    left = [max(seconds - spent, 0.0) for seconds, spent in running]
-    return max([(sum(left) + sum(total)) / n_jobs, *left])
+    known = {}
+    for record in records:
+        known.setdefault((record["entry"], record["dataset"]), []).append(record["seconds"])
+    mean = {kind: sum(seconds) / len(seconds) for kind, seconds in known.items()}
+    spent = [(job.run, job.seconds) for job in active] + [(run, 0.0) for run in waiting]
+    expected = [(mean.get((run.entry, run.dataset)), seconds) for run, seconds in spent]
+    left = [max(total - seconds, 0.0) for total, seconds in expected if total is not None]
+    return max([sum(left) / n_jobs, *left]), len(left) < len(expected)
 
 
-def _left(seconds):
-    return "time left unknown yet" if seconds is None else f"about {duration(seconds)} left"
+def time_left(seconds, incomplete):
+    """What :func:`remaining_seconds` found, in words."""
+    if incomplete:
+        return f"more than {duration(seconds)} left" if seconds else "time left not known yet"
+    return f"about {duration(seconds)} left"
 
 
 def duration(seconds):

@@ -1,7 +1,7 @@
 """What a leaderboard has to run: one configuration per entry, dataset and seed, checked before any of them starts.
 
-An entry is a model, or a variant of one: ``settings_dir/<entry>.yaml`` holds the settings that are its own, and names its
-``model`` if the entry is called otherwise (``IntRR-HSTU.yaml`` with ``model: IntRR`` and ``backbone: hstu``).
+An entry is a model, or a variant of one: ``settings_dir/<entry>.yaml`` holds the settings that are its own, and names
+its ``model`` if the entry is called otherwise (``IntRR-HSTU.yaml`` with ``model: IntRR`` and ``backbone: hstu``).
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _text(value):
 
 
 def data_hash(config):
-    """Hash of the bytes of all files that a run of ``config`` reads; of none for data that are still to be downloaded."""
+    """Hash of the bytes of all files that a run of ``config`` reads, as far as they are there."""
     folder, name = Path(config["data_path"]), config["dataset"]
     files = [folder / f"{name}{ending}" for ending in ATOMIC_FILES]
     files += [Path(config[key]) for key in CONTENT_FILES if config[key]]
@@ -122,7 +122,7 @@ def data_hash(config):
     return content_hash([(path.name, _file_hash(path, state.st_mtime_ns, state.st_size)) for path, state in states])
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _file_hash(path, modified, size):
     digest = hashlib.sha256()
     with open(path, "rb") as file:

@@ -1,7 +1,7 @@
 """``results.jsonl``: one finished run per line, only ever appended to.
 
 A line is the run's result record with what the leaderboard knows about it: its entry, the hash of its data files, its
-command and how long it took. A line that an interruption cut off is left out with a warning, and the run counts as missing.
+command and how long it took. A last line that an interruption cut off is left out with a warning.
 """
 
 from __future__ import annotations
