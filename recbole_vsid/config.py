@@ -70,6 +70,23 @@ def parse_value(text):
         raise ValueError(f"{text!r} is not a YAML value: {error}") from error
 
 
+def read_settings(file):
+    """The settings of a YAML file of the user.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or it is not a mapping in YAML.
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"config_files: there is no file {str(file)!r}")
+    try:
+        values = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_YamlLoader)  # a SafeLoader subclass
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"config_files: {file} is not valid YAML: {error}") from error
+    if values is not None and not isinstance(values, dict):
+        raise ValueError(f"config_files: {file} must hold `key: value` lines, not a {type(values).__name__}")
+    return values or {}
+
+
 def properties_folder():
     """Folder of the property files: inside an installed package, else beside it in a checkout."""
     package = Path(__file__).resolve().parent
@@ -123,15 +140,7 @@ class Config(RecBoleConfig):
     def _load_config_files(self, file_list):
         merged = {}
         for file in file_list or []:
-            if not Path(file).is_file():
-                raise FileNotFoundError(f"config_files: there is no file {str(file)!r}")
-            try:
-                values = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_YamlLoader)
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
-                raise ValueError(f"config_files: {file} is not valid YAML: {error}") from error
-            if values is not None and not isinstance(values, dict):
-                raise ValueError(f"config_files: {file} must hold `key: value` lines, not a {type(values).__name__}")
-            merged.update(values or {})
+            merged.update(read_settings(file))
         return merged
 
     def _get_model_and_dataset(self, model, dataset):

@@ -27,7 +27,7 @@ def figures(board):
     Returns:
         list of (title, note, :class:`plotly.graph_objects.Figure`).
     """
-    metric = metric_name(board.table_metrics[0])
+    metric, grouped = metric_name(board.table_metrics[0]), by_popularity(board)
     found = [
         (
             f"{metric} against the time to train",
@@ -41,8 +41,8 @@ def figures(board):
         ),
         (
             f"Whose targets are found: {metric} by popularity of the target",
-            _group_note(board),
-            by_popularity(board),
+            _group_note(board) if grouped else "",
+            grouped,
         ),
         (
             "Tokens per item",
@@ -131,8 +131,8 @@ def _group_mean(row, protocol, group, metric):
 
 
 def _group_note(board):
-    groups = next((row.records[0]["test_breakdown"] for row in board.rows if row.records[0]["test_breakdown"]), None)
-    sizes = [f"{name} {size['items']:,} items, {size['targets']:,} targets" for name, size in groups["groups"].items()]
+    groups = next(row.records[0]["test_breakdown"] for row in board.rows if row.records[0]["test_breakdown"])["groups"]
+    sizes = [f"{name} {size['items']:,} items, {size['targets']:,} targets" for name, size in groups.items()]
     return "Items by how many users had consumed them, each group a third of all consumption: " + "; ".join(sizes) + "."
 
 

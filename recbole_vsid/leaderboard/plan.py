@@ -12,7 +12,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from recbole_vsid.config import Config, parse_value
+from recbole_vsid.config import Config, parse_value, read_settings
+from recbole_vsid.registry import get_model
 from recbole_vsid.storage import check_name, content_hash
 from recbole_vsid.trainer import run_folder
 
@@ -87,13 +88,14 @@ def plan(entries, datasets, seeds, settings_dir=None, config_file_list=None, con
 
 def _planned(entry, dataset, seed, settings_dir, files, settings):
     model = check_name(entry, "model")
-    own = Path(settings_dir or "", f"{entry}.yaml")
-    if settings_dir is not None and own.is_file():
-        files = [*files, str(own)]
-        values = parse_value(own.read_text(encoding="utf-8"))
-        model = values.get("model", model) if isinstance(values, dict) else model
-    settings = {**settings, "seed": seed, "model": model, "dataset": dataset}
     try:
+        own = Path(settings_dir or "", f"{entry}.yaml")
+        if settings_dir is not None and own.is_file():
+            files = [*files, str(own)]
+            model = read_settings(own).get("model", model)
+        if not hasattr(get_model(model), "dataset_class"):
+            settings.pop("cache_dir", None)  # RecBole's models have nothing to keep there, and do not know the setting
+        settings = {**settings, "seed": seed, "model": model, "dataset": dataset}
         config = Config(model, dataset, files, settings)
     except ValueError as error:
         raise ValueError(f"{entry}: {error}") from error

@@ -1,0 +1,49 @@
+"""``results.jsonl`` survives what interrupts it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from recbole_vsid.leaderboard.store import Results, key
+from tests.leaderboard.records import record, seeds
+
+
+def test_what_was_added_is_read_back(tmp_path):
+    results = Results(tmp_path / "new" / "folder")
+    for each in seeds("SASRec", [0.1, 0.2]):
+        results.add(each)
+    assert Results(tmp_path / "new" / "folder").records == results.records
+    assert len(results.records) == 2
+
+
+def test_the_last_line_of_a_run_wins(tmp_path):
+    results = Results(tmp_path)
+    results.add(record(ndcg=0.1))
+    results.add(record(ndcg=0.2))
+    (found,) = Results(tmp_path).records.values()
+    assert found["test_result"]["consumed_kept"]["ndcg@10"] == 0.2
+
+
+def test_a_line_cut_off_is_left_out_and_replaced(tmp_path, caplog):
+    results = Results(tmp_path)
+    first, second = seeds("SASRec", [0.1, 0.2])
+    results.add(first)
+    with open(results.path, "a") as file:
+        file.write(json.dumps(second)[:100])
+    interrupted = Results(tmp_path)
+    assert list(interrupted.records) == [key(first)] and "cut off" in caplog.text
+    interrupted.add(second)
+    assert list(Results(tmp_path).records) == [key(first), key(second)]
+
+
+@pytest.mark.parametrize("line", ["no json", "[1, 2]", '{"entry": "SASRec"}'])
+def test_a_foreign_line_is_named(tmp_path, line):
+    results = Results(tmp_path)
+    results.add(record())
+    text = results.path.read_text()
+    results.path.write_text(f"{line}\n{text}")
+    with pytest.raises(ValueError, match=r"results\.jsonl, line 1 is not a result record"):
+        Results(tmp_path)
+    assert results.path.read_text() == f"{line}\n{text}", "nothing is lost"
