@@ -5,7 +5,7 @@
 
 The catalogue has Beauty's size and random codes, three levels of 128 codewords and a suffix. Matrices that start at
 zero are drawn at random, so that no two items score alike. What stands in one table takes turns in one process, and
-seconds are medians of several rounds. SASRec is that of sasrec-beauty.yaml whatever the ``--size``.
+seconds are medians of several rounds. SASRec is that of results/amazon-beauty/settings whatever the ``--size``.
 
 Training: forward, backward, clipping and the step of the trainer's optimizer (Muon and AdamW; SASRec: Adam), histories
 of at most 20 items. IntRR and the twin get the same windows of whole sequences, every event but the first a target, in
@@ -46,6 +46,7 @@ from recbole_vsid.model.intrr_flat import IntRRFlat
 from recbole_vsid.semantic_id.report import wide_console
 from recbole_vsid.trainer import trainer_class
 
+SASREC = Path(__file__).parents[1] / "results" / "amazon-beauty" / "settings" / "SASRec.yaml"
 PAPER = {"hidden_size": 256, "n_layers": 4, "n_heads": 6, "head_size": 64, "inner_size": 1024}
 PAPER_INTRR = {"uid_size": 512, "ran_hidden_size": 512}
 PAPER_HSTU = {"n_heads": 4}  # its heads share the width, which 6 does not divide
@@ -88,7 +89,7 @@ def configuration(name, backbone, options, max_items):
         settings["data_path"] = options.data_path
     dataset = options.dataset or "ml-100k"
     if name == "SASRec":
-        return Config(name, dataset, [Path(__file__).with_name("sasrec-beauty.yaml")], settings)
+        return Config(name, dataset, [SASREC], settings)
     settings.update(backbone=backbone, train_batch_size=options.batch_size)
     if options.size == "paper":
         settings.update(PAPER, **(PAPER_INTRR if name == "IntRR" else {}))
