@@ -110,7 +110,7 @@ def against_cost(board, axis, cost):
 def by_popularity(board):
     """NDCG for targets among head, mid and tail items; None if no record tells it."""
     chart, colour, metric = _two_protocols(shared_yaxes=True), colours(board), board.table_metrics[0]
-    rows = [row for row in board.rows if all(record["test_breakdown"] for record in row.records)]
+    rows = _rows_with_groups(board)
     for column, protocol in enumerate(PROTOCOL_NAMES, 1):
         for row in rows:
             chart.add_trace(
@@ -130,8 +130,16 @@ def _group_mean(row, protocol, group, metric):
     return None if None in values else sum(values) / len(values)
 
 
+def _rows_with_groups(board):
+    return [
+        row
+        for row in board.rows
+        if all(record["test_breakdown"].get("cutoff") == board.cutoff for record in row.records)
+    ]
+
+
 def _group_note(board):
-    groups = next(row.records[0]["test_breakdown"] for row in board.rows if row.records[0]["test_breakdown"])["groups"]
+    groups = _rows_with_groups(board)[0].records[0]["test_breakdown"]["groups"]
     sizes = [f"{name} {size['items']:,} items, {size['targets']:,} targets" for name, size in groups.items()]
     return "Items by how many users had consumed them, each group a third of all consumption: " + "; ".join(sizes) + "."
 

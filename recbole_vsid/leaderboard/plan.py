@@ -99,6 +99,8 @@ def _planned(entry, dataset, seed, settings_dir, files, settings):
         config = Config(model, dataset, files, settings)
     except ValueError as error:
         raise ValueError(f"{entry}: {error}") from error
+    if not {"ndcg", "recall"} <= {metric.lower() for metric in config["metrics"]}:
+        raise ValueError(f"{entry}: metrics={config['metrics']} is not usable: a leaderboard needs NDCG and Recall")
     arguments = [f"--model={model}", f"--dataset={dataset}", f"--seed={seed}"]
     if files:
         arguments.append(f"--config_files={' '.join(files)}")

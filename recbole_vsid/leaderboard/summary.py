@@ -22,7 +22,8 @@ import yaml
 from scipy import stats
 
 from recbole_vsid.config import VOLATILE_KEYS
-from recbole_vsid.evaluation.collector import PROTOCOL_NAMES
+from recbole_vsid.evaluation.collector import KEPT, PROTOCOL_NAMES
+from recbole_vsid.leaderboard.store import key
 from recbole_vsid.storage import content_hash
 
 SAME = ("split", "order", "ranking", "candidates", "test_users", "data_fingerprint")
@@ -106,24 +107,21 @@ def boards(records, wanted=()):
     Returns:
         list of :class:`Board`, in the order of their first records.
     """
-    from recbole_vsid.leaderboard.store import key
-
     groups = {}
     for record in records:
         shared = content_hash(record["dataset"], [record["protocol"].get(name) for name in SAME])
         groups.setdefault(shared, []).append(record)
-    return [_board(group, {key(record) for record in group} & set(wanted), key) for group in groups.values()]
+    return [_board(group, set(wanted)) for group in groups.values()]
 
 
-def _board(records, wanted, key):
-    shown = {}
-    for record in [*records, *(record for record in records if key(record) in wanted)]:
+def _board(records, wanted):
+    shown, chosen = {}, {}
+    for record in sorted(records, key=lambda record: key(record) in wanted):  # those wanted come last, and win
         shown[record["entry"]] = settings_hash(record)
-    chosen = {}
     for record in records:
         if settings_hash(record) == shown[record["entry"]]:
             chosen.setdefault(record["entry"], {})[record["seed"]] = record
-    cutoff = min(_cutoff(record) for record in records)
+    cutoff = _cutoff(records)
     metrics = (f"ndcg@{cutoff}", f"recall@{cutoff}")
     rows = []
     for entry, by_seed in chosen.items():
@@ -132,8 +130,7 @@ def _board(records, wanted, key):
             (protocol, metric): estimate(ordered, protocol, metric) for protocol in PROTOCOL_NAMES for metric in metrics
         }
         rows.append(Row(entry, ordered, values))
-    first = next(iter(PROTOCOL_NAMES))
-    rows.sort(key=lambda row: -row.metrics[first, metrics[0]].mean)
+    rows.sort(key=lambda row: -row.metrics[KEPT, metrics[0]].mean)
     best = {}
     for protocol in PROTOCOL_NAMES:
         baselines = [row for row in rows if row.is_baseline]
@@ -152,16 +149,20 @@ def settings_hash(record):
     return content_hash(settings, record["package_version"])
 
 
-def _cutoff(record):
-    return record["test_breakdown"]["cutoff"] if record["test_breakdown"] else _cutoffs(record)[-1]
-
-
-def _cutoffs(record):
-    first = record["test_result"][next(iter(PROTOCOL_NAMES))]
-    found = sorted(int(name.partition("@")[2]) for name in first if name.startswith("ndcg@"))
-    if not found:
-        raise ValueError(f"the record of {record['entry']} has no NDCG; leave NDCG and Recall among the metrics")
-    return found
+def _cutoff(records):
+    """10 if all have NDCG and Recall at 10, else the largest cut-off that all have."""
+    of_each = []
+    for record in records:
+        names = record["test_result"][KEPT]
+        cutoffs = {int(name.partition("@")[2]) for name in names if name.startswith("ndcg@")}
+        of_each.append({cutoff for cutoff in cutoffs if f"recall@{cutoff}" in names})
+    common = set.intersection(*of_each)
+    if not common:
+        raise ValueError(
+            f"the runs on {records[0]['dataset']} share no cut-off of NDCG and Recall; run them with the same metrics "
+            "and topk"
+        )
+    return 10 if 10 in common else max(common)
 
 
 def estimate(records, protocol, metric):

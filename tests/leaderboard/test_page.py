@@ -74,7 +74,9 @@ def test_the_page_draws_and_sorts(written, browser):  # noqa: F811
     from selenium.webdriver.support.ui import WebDriverWait
 
     browser.get(written[2].as_uri())
-    marks = "return [...document.querySelectorAll('.chart')].map(chart => chart.querySelectorAll('.points path').length)"
+    marks = (
+        "return [...document.querySelectorAll('.chart')].map(chart => chart.querySelectorAll('.points path').length)"
+    )
     WebDriverWait(browser, 60).until(lambda driver: all(driver.execute_script(marks)))
     assert len(browser.execute_script(marks)) == 10, "five pictures per dataset, each with marks"
     assert errors(browser) == []

@@ -72,6 +72,7 @@ def test_a_setting_of_places_goes_to_those_that_know_it(data_path):
         ({"seeds": [1, 1]}, "seed=1,1 names something twice"),
         ({"config_dict": {"epochz": 3}}, "Pop: unknown setting 'epochz'"),
         ({"config_dict": {"epochs": 0}}, "Pop: epochs=0 is not usable"),
+        ({"config_dict": {"metrics": ["NDCG"]}}, "a leaderboard needs NDCG and Recall"),
         ({"settings_dir": "nowhere"}, "settings_dir='nowhere' is not a folder"),
     ],
 )

@@ -111,6 +111,19 @@ def test_entries_that_never_vary():
     assert found["Other"].verdicts[NDCG] == WORSE and found["Same"].verdicts[NDCG] == UNCLEAR
 
 
+def at(cutoffs, **changes):
+    """A record with NDCG and Recall at ``cutoffs``."""
+    scores = {f"{metric}@{cutoff}": 0.1 for metric in ("ndcg", "recall") for cutoff in cutoffs}
+    return record(test_result={KEPT: scores, MASKED: scores}, **changes)
+
+
+def test_the_cutoff_is_one_that_all_have():
+    assert boards([at([5, 10, 20]), at([10, 20], entry="B")])[0].cutoff == 10
+    assert boards([at([5, 20]), at([5, 10, 20, 50], entry="B")])[0].cutoff == 20
+    with pytest.raises(ValueError, match="share no cut-off"):
+        boards([at([5]), at([10], entry="B")])
+
+
 def test_published_figures_have_a_source_and_stand_apart():
     assert published("amazon-beauty", "IntRR")["source"].startswith("arXiv 2602.20704")
     assert published("toy", "IntRR") is None
