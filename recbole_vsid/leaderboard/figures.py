@@ -18,6 +18,7 @@ from recbole_vsid.leaderboard.report import figure, metric_name
 # Okabe and Ito's colours, which the colour-blind can tell apart, then darker and lighter ones.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5C00", "#8E44AD", "#5F6B6D", "#B03A2E",
            "#1F8A70", "#34495E")  # fmt: skip
+LABELS = ("top center", "bottom center", "middle right", "middle left")
 CLEAR = "rgba(0,0,0,0)"  # the page's ground, light or dark
 
 
@@ -88,12 +89,13 @@ def against_cost(board, axis, cost):
     """NDCG against a cost on a logarithmic axis."""
     chart, colour, metric = _two_protocols(shared_xaxes=True), colours(board), board.table_metrics[0]
     for column, protocol in enumerate(PROTOCOL_NAMES, 1):
-        for row in board.rows:
+        for place, row in enumerate(sorted(board.rows, key=cost)):
             estimate, symbol = row.metrics[protocol, metric], "square" if row.is_baseline else "circle"
             chart.add_trace(
                 go.Scatter(
                     x=[max(cost(row), 1e-3)], y=[estimate.mean], name=row.entry, legendgroup=row.entry,
-                    showlegend=column == 1, mode="markers+text", text=[row.entry], textposition="top center",
+                    showlegend=column == 1, mode="markers+text", text=[row.entry],
+                    textposition=LABELS[place % len(LABELS)],  # neighbours' names do not cover each other
                     marker={"color": colour[row.entry], "size": 12, "symbol": symbol},
                     error_y={"array": [estimate.half_width or 0], "thickness": 1.2},
                     hovertemplate=f"{row.entry}<br>%{{x:.3g}} {axis}<br>{metric_name(metric)} {figure(estimate.mean)}"
@@ -101,6 +103,8 @@ def against_cost(board, axis, cost):
                 ),
                 1, column,
             )  # fmt: skip
+        most = max(row.metrics[protocol, metric].mean for row in board.rows)
+        chart.update_yaxes(range=[0, 1.4 * most or 1], col=column)  # a wide interval may leave the picture
     spread = [math.log10(max(cost(row), 1e-3)) for row in board.rows]
     chart.update_xaxes(type="log", title=axis, range=[min(spread) - 0.4, max(spread) + 0.4])
     chart.update_yaxes(title=metric_name(metric), col=1)
@@ -187,5 +191,5 @@ def learning_curves(board):
     ]
     chart.update_xaxes(title="training seconds", type="log")
     chart.update_yaxes(title="validation score")
-    place = {"x": 0, "xanchor": "left", "y": 1.14, "yanchor": "top"}
+    place = {"x": 0, "xanchor": "left", "y": 1.14, "yanchor": "top", "font": {"color": "#0072B2"}}
     return _finish(chart, updatemenus=[{"buttons": buttons, "type": "buttons", "direction": "right", **place}])

@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 from recbole_vsid.evaluation.collector import PROTOCOL_NAMES
 from recbole_vsid.leaderboard import report
 from recbole_vsid.leaderboard.figures import figures
-from recbole_vsid.leaderboard.summary import BETTER, WORSE, boards, published
+from recbole_vsid.leaderboard.summary import BETTER, UNCLEAR, WORSE, boards, published
 
 MARKS = {
     BETTER: '<span class="better" title="better than the best baseline">▲</span>',
@@ -78,8 +78,13 @@ def _headline(board):
             first.metrics[protocol, metric].mean
         )
         if best is not None and first.entry != best:
-            clear = first.verdicts.get((protocol, metric)) == BETTER
-            sentence += f", {'more' if clear else 'not more'} than chance ahead of {best}, the best baseline"
+            verdict = first.verdicts.get((protocol, metric))
+            words = {
+                BETTER: "by more than chance",
+                UNCLEAR: "by no more than chance",
+                None: "with too few seeds to test it",
+            }
+            sentence += f", ahead of {best}, the best baseline, {words[verdict]}"
         sentences.append(escape(sentence))
     return f'<p class="headline">{"; ".join(sentences)}.</p>'
 
