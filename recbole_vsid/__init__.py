@@ -6,6 +6,9 @@ _PUBLIC = {
     "run": "recbole_vsid.quick_start",
     "load": "recbole_vsid.quick_start",
     "tokenize": "recbole_vsid.tokenization",
+    "explore": "recbole_vsid.explorer.build",
+    "recommend": "recbole_vsid.recommendation",
+    "prepare": "recbole_vsid.data.prepare",
     "Config": "recbole_vsid.config",
     "SemanticIDs": "recbole_vsid.semantic_id",
 }

@@ -4,50 +4,15 @@ from __future__ import annotations
 
 import sys
 import warnings
+from pathlib import Path
 
-HELP = """\
-usage: run_recbole_vsid.py [train] [--model=NAME] [--dataset=NAME] [--config_files="A.yaml B.yaml"] [--key=value ...]
-       run_recbole_vsid.py tokenize [--tokenizer=NAME | --compare=A,B,...] [--dataset=NAME] [--key=value ...]
-
-train (the default) trains a recommender, selects it on validation, tests it under one protocol, prints metrics,
-protocol and cost, and writes them as JSON. Without arguments: --model=VLSID --dataset=ml-100k, which needs no download.
-tokenize makes semantic IDs without training a recommender, prints what they look like and writes the table.
-
-  --model=NAME          VLSID, TIGER, ReSID, DIGER, IntRR, IntRRFlat, or one of RecBole (SASRec, GRU4Rec, ...)
-  --dataset=NAME        a folder below --data_path with NAME.inter (and NAME.item) in RecBole's atomic format
-  --data_path=FOLDER    where dataset folders are; default dataset/
-  --config_files="..."  YAML files, later ones win, the command line wins over all
-  --key=value           any setting, the value in YAML: --topk=[5,10] --epochs=30 --enable_amp=false
-
-Often used:
-  --tokenizer=NAME      vlsid (variable length), dvae (the same with a fixed length), rkmeans, rvq, rqvae, opq, gaoq
-  --content=[A,B]       what the tokenizer sees of an item: tfidf, cooccurrence, text, fields, famae, file
-  --sid_collisions=X    items with the same code: suffix (one more token), nearest, sinkhorn, none
-  --sid_file=PATH       a table made elsewhere instead of a tokenizer: .safetensors, .json, .npy, .pt
-  --cache_dir=FOLDER    where fitted tokenizers and slow item content are kept; --cache_dir=~ keeps none
-  --beam_width=N        beams of the search; at least the largest topk
-  --mask_history=true   let the protocol without consumed items select the model (both are always reported)
-  --seed=N  --epochs=N  --num_threads=N  --show_progress=false  --result_file=PATH
-  --resume=true         continue an interrupted run of the same configuration
-
-Of tokenize only:
-  --table_file=PATH     where the table goes; .safetensors (default), .json, .npy or .pt
-  --table_format=NAME   codes or tokens (<a_12>) in a .json, or index (LETTER, MiniOneRec); codes by default
-  --compare=A,B,...     several tokenizers, each in its own process, side by side
-
-All settings with their defaults: properties/overall.yaml, properties/semantic_id.yaml, properties/model/,
-properties/tokenizer/, properties/dataset/. RecBole's own: recbole.io/docs/user_guide/config_settings.html
-
-Examples:
-  python run_recbole_vsid.py --model=VLSID
-  python run_recbole_vsid.py --model=SASRec --dataset=ml-100k
-  python run_recbole_vsid.py --model=VLSID --data_path=dataset --dataset=amazon-beauty --tokenizer=rkmeans
-  python run_recbole_vsid.py tokenize --compare=rkmeans,rqvae,vlsid,gaoq
-"""
+from recbole_vsid.cli_help import HELP, VERB_HELP
 
 NAMES = ("model", "dataset", "config_files", "data_path", "checkpoint_dir", "result_file", "content_file",
          "content_ids", "sid_file", "sid_file_ids", "table_file", "text_model", "text_template", "compare",
-         "user_inter_num_interval", "item_inter_num_interval", "output_dir", "settings_dir")  # fmt: skip
+         "user_inter_num_interval", "item_inter_num_interval", "output_dir", "settings_dir",
+         "checkpoint", "users", "users_file", "recommendations_file", "interactions", "items", "user", "item", "time",
+         "items_id", "item_columns", "separator", "explorer_file", "title_column")  # fmt: skip
 
 
 def parse(arguments):
@@ -81,7 +46,7 @@ def main(arguments=None):
     """Run the command line; returns the exit code (2 for bad input)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in arguments or "-h" in arguments:
-        print(HELP)
+        print(VERB_HELP.get(arguments[0], HELP))
         return 0
     if "--version" in arguments:
         from recbole_vsid import __version__
@@ -98,7 +63,8 @@ def main(arguments=None):
         settings = parse(arguments)
         debug = str(settings.get("state", "")).lower() == "debug"
         files = settings.pop("config_files", "").split()
-        settings.setdefault("dataset", "ml-100k")
+        if verb not in WITHOUT_DEFAULT_DATASET:
+            settings.setdefault("dataset", "ml-100k")
         return VERBS[verb](files, settings)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -162,6 +128,53 @@ def _leaderboard(files, settings):
     return 1 if failures else 0
 
 
+def _recommend(files, settings):
+    from recbole_vsid.recommendation import print_recommendations, read_users, recommend, write_recommendations
+    from recbole_vsid.storage import check_writable
+
+    checkpoint = settings.pop("checkpoint", None)
+    if checkpoint is None:
+        raise ValueError("recommend needs a trained model: --checkpoint=saved/<run>/best.pth")
+    stored = [f"--{key}" for key in ("model", "dataset") if key in settings] + ["--config_files"] * bool(files)
+    if stored:
+        raise ValueError(f"leave out {', '.join(stored)}: the checkpoint holds the settings of its run")
+    users = settings.pop("users", None)
+    if "users_file" in settings:
+        if users is not None:
+            raise ValueError("--users and --users_file go without each other")
+        users = read_users(settings.pop("users_file"))
+    elif users is not None:
+        users = _names(users)
+    file = Path(settings.pop("recommendations_file", Path(checkpoint).with_name("recommendations.csv")))
+    check_writable(file, "recommendations_file")
+    own = {key: settings.pop(key) for key in ("k", "keep_consumed") if key in settings}
+    table = recommend(checkpoint, users, **own, config_dict=settings)
+    write_recommendations(table, file)
+    print_recommendations(table)
+    print(f"Recommendations: {file}")
+    return 0
+
+
+def _prepare(files, settings):
+    import inspect
+
+    from recbole_vsid.data.prepare import prepare
+    from recbole_vsid.data.prepare_report import print_summary
+
+    if files:
+        raise ValueError("prepare reads no --config_files; it writes one")
+    settings.pop("state", None)
+    known = inspect.signature(prepare).parameters
+    unknown = [key for key in settings if key not in known]
+    if unknown:
+        raise ValueError(f"unknown setting {unknown[0]!r} for prepare; it knows {', '.join(known)}")
+    for key in ("interactions", "dataset"):
+        if key not in settings:
+            raise ValueError(f"prepare needs --{key}: prepare --interactions=events.csv --dataset=my-shop")
+    print_summary(prepare(**settings))
+    return 0
+
+
 def parse_seed(text):
     """One seed of a list.
 
@@ -177,4 +190,19 @@ def _names(text):
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-VERBS = {"train": _train, "tokenize": _tokenize, "leaderboard": _leaderboard}
+def _explore(files, settings):
+    from recbole_vsid.explorer.build import explore
+
+    own = {key: settings.pop(key) for key in ("checkpoint", "explorer_file", "title_column") if key in settings}
+    if "model" in settings:
+        raise ValueError(f"explore trains no model; leave out --model={settings['model']}, or give a --checkpoint")
+    dataset = settings.pop("dataset", None)
+    if "checkpoint" in own and (files or dataset):
+        raise ValueError("leave out --dataset and --config_files: the checkpoint holds the settings of its run")
+    print(f"Explorer: {explore(dataset or 'ml-100k', files, settings, **own)}")
+    return 0
+
+
+VERBS = {"train": _train, "tokenize": _tokenize, "leaderboard": _leaderboard, "recommend": _recommend,
+         "prepare": _prepare, "explore": _explore}  # fmt: skip
+WITHOUT_DEFAULT_DATASET = ("recommend", "prepare", "explore")

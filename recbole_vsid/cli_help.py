@@ -45,9 +45,9 @@ VERB_HELP = {
     "leaderboard": """\
 usage: run_recbole_vsid.py leaderboard --model=A,B,... [--dataset=A,B,...] [--seed=1,2,...] [--key=value ...]
 
-Trains and tests every model with every seed on every dataset, each run in a process of its own, and writes results.jsonl,
-leaderboard.md, leaderboard.csv and leaderboard.html. Runs whose settings and data are in results.jsonl already are not
-repeated; after an interruption the same command goes on. A failed run is reported and the others go on.
+Trains and tests every model with every seed on every dataset, each run in a process of its own, and writes
+results.jsonl, leaderboard.md, leaderboard.csv and leaderboard.html. Runs whose settings and data are in results.jsonl
+already are not repeated; after an interruption the same command goes on. A failed run is reported and the others go on.
 
   --output_dir=FOLDER   where these files go; default saved/leaderboard
   --settings_dir=FOLDER A.yaml in it holds the settings of A alone; with `model: B` in it A is a variant of B
@@ -74,7 +74,7 @@ Writes the next items of users, after all their events, from the checkpoint of a
     "prepare": """\
 usage: run_recbole_vsid.py prepare --interactions=FILE [--items=FILE] --dataset=NAME [--key=value ...]
 
-Makes a dataset in RecBole's atomic format from your own tables, checks it, and prints what is in it and what to run next.
+Makes a dataset in RecBole's atomic format from your own tables, checks it, prints what is in it and what to run next.
 
   --interactions=PATH   one row per event: .csv, .tsv, .jsonl or .parquet; numbers or ISO dates as times
   --items=PATH          one row per item
@@ -86,6 +86,18 @@ Makes a dataset in RecBole's atomic format from your own tables, checks it, and 
   --overwrite=true      replace the files of an existing dataset
 
   python run_recbole_vsid.py prepare --interactions=events.csv --items=products.csv --dataset=my-shop
+""",
+    "explore": """\
+usage: run_recbole_vsid.py explore [--tokenizer=NAME | --sid_file=PATH] [--dataset=NAME] [--key=value ...]
+       run_recbole_vsid.py explore --checkpoint=saved/.../best.pth
+
+Writes one HTML page with the tree of codes, titles, popularity, codebook use and a search box. It needs no network.
+
+  --checkpoint=PATH     best.pth or last.pth of a run: the table of its model
+  --title_column=NAME   item column that is shown; by default one that is called like a title
+  --explorer_file=PATH  where the page goes; by default beside the checkpoint, or in saved/semantic_ids
+
+  python run_recbole_vsid.py explore --tokenizer=rkmeans
 """,
     "tokenize": """\
 usage: run_recbole_vsid.py tokenize [--tokenizer=NAME | --compare=A,B,...] [--dataset=NAME] [--key=value ...]

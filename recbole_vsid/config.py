@@ -22,7 +22,7 @@ from recbole.config import Config as RecBoleConfig
 from recbole.evaluator.register import metric_information
 from recbole.utils import ModelType
 
-from recbole_vsid.registry import MODELS, get_model, get_tokenizer
+from recbole_vsid.registry import MODELS, OUTSIDE_PROPERTIES, get_model, get_tokenizer
 from recbole_vsid.storage import check_name, content_hash
 from recbole_vsid.tokenizer.famae import FAMAESettings
 
@@ -158,7 +158,8 @@ class Config(RecBoleConfig):
         if hasattr(model_class, "dataset_class"):
             self._update_from(folder / "semantic_id.yaml")
         for ancestor in reversed(model_class.__mro__):  # ReSID's file holds what differs from TIGER's
-            self._update_from(folder / "model" / f"{ancestor.__name__}.yaml")
+            name = ancestor.__name__
+            self._update_from(OUTSIDE_PROPERTIES.get(name, folder / "model" / f"{name}.yaml"))
         if "tokenizer" in self.internal_config_dict:
             tokenizer = self.external_config_dict.get("tokenizer", self.internal_config_dict["tokenizer"])
             get_tokenizer(tokenizer)

@@ -49,6 +49,9 @@ CONTENT_IDENTITIES = {
 # RecBole's models that fail on SciPy 1.13 or later unless their adjacency matrix is built differently.
 GRAPH_MODELS = ("LightGCN", "NGCF", "NCL")
 
+# Models of other packages → their property files, see register_model.
+OUTSIDE_PROPERTIES = {}
+
 RECBOLE_FAMILIES = (
     "general_recommender",
     "context_aware_recommender",
@@ -102,6 +105,28 @@ def get_model(name):
 
         model = type(name, (NormalisedAdjacency, model), {})
     return model
+
+
+def register_model(target, properties):
+    """Make a model outside this package known by the name of its class, in this process.
+
+    Args:
+        target: ``"package.module:Class"``, a subclass of :class:`~recbole_vsid.model.base.GenerativeRecommender`. It is
+            imported when the model is asked for.
+        properties: path of the YAML file with all its settings and their defaults.
+
+    Raises:
+        ValueError: ``target`` is of another form, or its name belongs to another model.
+        FileNotFoundError: there is no such file.
+    """
+    module, _, name = target.partition(":")
+    if not module or not name.isidentifier():
+        raise ValueError(f"target={target!r} is not usable: it must be like 'package.module:Class'")
+    if MODELS.get(name, target) != target or name in recbole_models():
+        raise ValueError(f"target={target!r} is not usable: there is another model of the name {name!r}")
+    if not Path(properties).is_file():
+        raise FileNotFoundError(f"properties of {name}: there is no file {str(properties)!r}")
+    MODELS[name], OUTSIDE_PROPERTIES[name] = target, Path(properties).resolve()
 
 
 def _recbole_module(name):

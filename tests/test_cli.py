@@ -9,7 +9,7 @@ import pytest
 
 import recbole_vsid
 import recbole_vsid.quick_start
-from recbole_vsid.cli import main, parse
+from recbole_vsid.cli import VERBS, main, parse
 
 
 @pytest.fixture
@@ -79,6 +79,14 @@ def test_help(capsys, runs, arguments):
     assert out.startswith("usage: run_recbole_vsid.py")
     for word in ("--model", "--dataset", "--tokenizer", "--config_files", "VLSID", "rkmeans"):
         assert word in out
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "train"])
+def test_every_verb_has_its_help(capsys, verb):
+    assert main([verb, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: run_recbole_vsid.py {verb} ")
+    assert main(["--help"]) == 0
+    assert f"\n  {verb} " in capsys.readouterr().out
 
 
 def test_version(capsys, runs):

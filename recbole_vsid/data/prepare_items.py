@@ -1,0 +1,131 @@
+"""The item side of ``prepare``: which columns are taken, which rows, and what the ``.item`` file holds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from recbole_vsid.data.raw_columns import TYPES, describe_items, encode_ids
+from recbole_vsid.data.raw_tables import USUAL_NAMES, find_column
+
+EVENT_FIELDS = ("user_id", "item_id", "timestamp")
+# RecBole keeps a text column as one array as wide as its longest text, four bytes per character.
+LARGE_COLUMN = 2**29
+
+
+def find_items_id(table, item_column, given):
+    """The id column of the item table: the user's choice, that with the name of ``item_column``, or a usual name."""
+    if given is None and item_column in table.columns:
+        return item_column
+    return find_column(table, "item", given, "items_id", f"id {USUAL_NAMES['item']}")
+
+
+def choose_columns(table, items_id, given):
+    """Read ``item_columns``.
+
+    Args:
+        given: a list or a text like ``"title,brand:token"``; None takes all columns.
+
+    Returns:
+        dict: column → type, or None to decide by content.
+
+    Raises:
+        ValueError: there is no such column or type.
+    """
+    if given is None:
+        return {name: None for name in table.columns if name != items_id}
+    names = [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given)
+    chosen = {}
+    for name in names:
+        column, colon, kind = name.rpartition(":") if name not in table.columns else (name, "", None)
+        if (colon and kind not in TYPES) or column not in table.columns or column == items_id:
+            raise ValueError(
+                f"item_columns: {name!r} is not usable; it must be one of the columns "
+                f"{[each for each in table.columns if each != items_id]} of {table.name}, perhaps with :token, "
+                ":token_seq or :float"
+            )
+        chosen[column] = kind
+    return chosen
+
+
+def item_file(table, items_id, chosen, named, wanted):
+    """The content of the ``.item`` file.
+
+    Args:
+        chosen: what :func:`choose_columns` returned.
+        named: whether the user named the columns; then one that cannot be used is an error, else it is left out.
+        wanted: ids of the items with events, object ``[n_items]``.
+
+    Returns:
+        header → texts ``[n_items]``, the rows in the order of the table, then the items it lacks; and the facts for
+        the summary.
+
+    Raises:
+        ValueError: unusable ids or columns, no column, or no item of ``wanted`` in the table.
+    """
+    raw = table.read([items_id, *chosen])
+    codes, tokens, notes = encode_ids(raw.pop(items_id), f"{table.name}, column {items_id!r}")
+    first = ~pd.Series(codes).duplicated().to_numpy()
+    if not first.all():
+        notes.append(f"{table.name}: {(~first).sum():,} rows repeat an item; the first of each counts")
+    with_events = np.isin(tokens, wanted)
+    without_row = wanted[~np.isin(wanted, tokens)]
+    if not with_events.any():
+        raise ValueError(
+            f"none of the {len(wanted):,} items with events, like {wanted[0]!r}, is in column {items_id!r} of "
+            f"{table.name}, which has items like {tokens[:1].tolist()}; set item or items_id"
+        )
+    rows = np.flatnonzero(first & with_events[codes])
+    n_items = len(rows) + len(without_row)
+    columns = {"item_id:token": np.concatenate([tokens[codes[rows]], without_row])}
+    described, has_text = {}, np.zeros(n_items, dtype=bool)
+    for name, kind in chosen.items():
+        try:
+            kind, texts = describe_items(raw[name].iloc[rows], kind, f"{table.name}, column {name!r}")
+        except ValueError as error:
+            if named:
+                raise
+            notes.append(f"left out: {error}")
+            continue
+        texts = np.concatenate([texts.to_numpy(dtype=object), np.full(len(without_row), "", dtype=object)])
+        if not (texts != "").any():
+            notes.append(f"{table.name}, column {name!r}: left out, as it is empty for all items with events")
+            continue
+        field = _field_name(name)
+        if field in described:
+            raise ValueError(f"{table.name}: two columns would be named {field!r}; choose one with item_columns")
+        columns[f"{field}:{kind}"] = texts
+        described[field] = _description(kind, texts)
+        has_text |= (texts != "") & (kind != "float")
+        size = 4 * described[field]["distinct"] * max(map(len, texts))
+        if kind == "token" and size > LARGE_COLUMN:
+            notes.append(
+                f"column {field!r} will need {size / 2**30:.1f} GB in RecBole; leave it out or take {name}:token_seq"
+            )
+    if not described:
+        raise ValueError(f"{table.name} describes no item: its columns are {table.columns}; set item_columns")
+    if len(without_row):
+        notes.append(
+            f"{len(without_row):,} items with events have no row in {table.name}, {without_row[0]!r} first; they get "
+            "one without content"
+        )
+    facts = {
+        "item_columns": described,
+        "items_without_row": len(without_row),
+        "items_without_text": int((~has_text).sum()),
+        "items_left_out": int((~with_events).sum()),
+        "notes": notes,
+    }
+    return columns, facts
+
+
+def _field_name(name):
+    """RecBole splits headers at ``:`` and shares one name space among files."""
+    field = "".join(letter if letter.isalnum() or letter in "_.-" else "_" for letter in name.strip())
+    return f"item_{field}" if field in EVENT_FIELDS else field
+
+
+def _description(kind, texts):
+    filled = pd.Series(texts[texts != ""])
+    values = filled.str.split().explode() if kind == "token_seq" else filled
+    return {"type": kind, "filled": len(filled) / len(texts), "distinct": int(values.nunique()), "example": filled[0]}

@@ -1,0 +1,1 @@
+"""A table of semantic IDs to walk through, as one HTML page."""
