@@ -12,7 +12,8 @@ NAMES = ("model", "dataset", "config_files", "data_path", "checkpoint_dir", "res
          "content_ids", "sid_file", "sid_file_ids", "table_file", "text_model", "text_template", "compare",
          "user_inter_num_interval", "item_inter_num_interval", "output_dir", "settings_dir",
          "checkpoint", "users", "users_file", "recommendations_file", "interactions", "items", "user", "item", "time",
-         "items_id", "item_columns", "separator", "explorer_file", "title_column")  # fmt: skip
+         "items_id", "item_columns", "separator", "explorer_file", "title_column", "params_file",
+         "output_file")  # fmt: skip
 
 
 def parse(arguments):
@@ -190,10 +191,31 @@ def _names(text):
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def _tune(files, settings):
+    from recbole_vsid.tuning import tune
+
+    own = {
+        key: settings.pop(key)
+        for key in ("params_file", "algo", "max_evals", "early_stop", "output_file")
+        if key in settings
+    }
+    model, dataset = settings.pop("model", "VLSID"), settings.pop("dataset")
+    found = tune(model, dataset, **own, config_file_list=files, config_dict=settings)
+    failed = int((found["trials"]["failed"] != "").sum())
+    print(f"{len(found['trials'])} trials" + (f", {failed} of them failed" if failed else "") + f": {found['file']}")
+    print(f"Best on validation, {found['best_valid_score']:.4f}: {found['best_params']}")
+    print(f"Its test: {found['test_result']}")
+    return 0
+
+
 def _explore(files, settings):
     from recbole_vsid.explorer.build import explore
 
-    own = {key: settings.pop(key) for key in ("checkpoint", "explorer_file", "title_column") if key in settings}
+    own = {
+        key: settings.pop(key)
+        for key in ("checkpoint", "explorer_file", "title_column", "params_file", "output_file")
+        if key in settings
+    }
     if "model" in settings:
         raise ValueError(f"explore trains no model; leave out --model={settings['model']}, or give a --checkpoint")
     dataset = settings.pop("dataset", None)
@@ -204,5 +226,5 @@ def _explore(files, settings):
 
 
 VERBS = {"train": _train, "tokenize": _tokenize, "leaderboard": _leaderboard, "recommend": _recommend,
-         "prepare": _prepare, "explore": _explore}  # fmt: skip
+         "prepare": _prepare, "explore": _explore, "tune": _tune}  # fmt: skip
 WITHOUT_DEFAULT_DATASET = ("recommend", "prepare", "explore")

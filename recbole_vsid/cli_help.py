@@ -87,6 +87,21 @@ Makes a dataset in RecBole's atomic format from your own tables, checks it, prin
 
   python run_recbole_vsid.py prepare --interactions=events.csv --items=products.csv --dataset=my-shop
 """,
+    "tune": """\
+usage: run_recbole_vsid.py tune [--model=NAME] [--dataset=NAME] [--params_file=FILE] [--key=value ...]
+
+Searches the settings of a model that are best on validation, with RecBole's HyperTuning.
+
+  --params_file=PATH    the space in RecBole's format, like `learning_rate choice [0.001, 0.004]`;
+                        default properties/hyper/<model>.test
+  --algo=NAME           exhaustive (the default; every combination of choices), random or bayes
+  --max_evals=N         trials of random and bayes; default 20
+  --early_stop=N        they end after so many trials without progress; default 10
+  --output_file=PATH    CSV of all trials, written after each; default saved/tune/<model>-<dataset>.csv
+  --key=value           settings of all trials
+
+  python run_recbole_vsid.py tune --model=IntRR --epochs=8
+""",
     "explore": """\
 usage: run_recbole_vsid.py explore [--tokenizer=NAME | --sid_file=PATH] [--dataset=NAME] [--key=value ...]
        run_recbole_vsid.py explore --checkpoint=saved/.../best.pth

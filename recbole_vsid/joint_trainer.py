@@ -8,11 +8,11 @@ The state of the codes is logged and kept; codes that have collapsed end the run
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 
 import torch
 from torch.nn.utils import clip_grad_norm_
 
+from recbole_vsid.scalars import write_values
 from recbole_vsid.trainer import GenerativeTrainer, unpack_table
 
 # A coordinate of a codeword moves by at most its learning rate per update; summed over the training that may be this
@@ -84,7 +84,7 @@ class JointTrainer(GenerativeTrainer):
 
     def _set_codebook_rate(self, n_batches):
         total = n_batches * self.epochs
-        summed = sum(self._rate((update + 1) / total) for update in range(total))
+        summed = sum(self.rate((update + 1) / total) for update in range(total))
         rate = MOVEMENT_BUDGET * float(self.model.joint.spread) / summed
         for group in self.optimizer.param_groups:
             if group["params"][0] is self.model.joint.codebooks:
@@ -94,17 +94,15 @@ class JointTrainer(GenerativeTrainer):
     # ------------------------------------------------------------------ epochs
 
     def start_epoch_watch(self, makes_table):
-        """Forget the losses so far; if a new table follows, the first batch's gradient is measured, too."""
-        self._sums, self._gradient_norm = defaultdict(float), None if makes_table else 0.0
+        """If a new table follows, the first batch's gradient is measured, too."""
+        self._gradient_norm = None if makes_table else 0.0
 
     def _loss(self, interaction):
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.enable_amp):
             terms = self.model.losses(interaction)
         if self._gradient_norm is None:
             self._gradient_norm = self._norm_at_codebooks(terms["generation"])
-        for name, value in terms.items():
-            self._sums[f"{name}_loss"] += value.detach()
-        return sum(terms.values())
+        return self._summed(terms)
 
     def _norm_at_codebooks(self, loss):
         codebooks = self.model.joint.codebooks
@@ -119,7 +117,7 @@ class JointTrainer(GenerativeTrainer):
         loss = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
         if makes_table:
             started = time.perf_counter()
-            means = {name: float(total) / len(train_data) for name, total in self._sums.items()}
+            means = {f"{name}_loss": mean for name, mean in self.mean_losses().items()}
             self._refresh({"epoch": epoch_idx, **means, "gradient_norm": self._gradient_norm})
             self.train_seconds += time.perf_counter() - started
             if self._saved and self.eval_step > 0 and (epoch_idx + 1) % self.eval_step:
@@ -137,6 +135,7 @@ class JointTrainer(GenerativeTrainer):
                 raise self._collapsed(row["epoch"], str(overflow)) from overflow
             row.update(self.model.diagnostics())
         self.code_watch.append(row)
+        write_values(self.tensorboard, "Codes", row, row["epoch"])
         self.logger.info(_in_words(row))
         for alarm in _alarms(row, self.model.semantic_ids.vocab_sizes[0]):
             self.logger.warning(f"epoch {row['epoch']}: {alarm}")

@@ -139,12 +139,10 @@ def _known_users(dataset, users):
                 f"{len(unknown)} of {len(wanted)} users have no events in {dataset.dataset_name}: {_listed(unknown)}; "
                 "a sequential model takes their events as histories={name: [items]}"
             )
-    log = dataset.events
-    lengths = counts[ids]
-    items = log.gather(log.offsets[ids], lengths, int(lengths.max()))
-    offsets = np.r_[0, np.cumsum(lengths)]
-    names = np.asarray(dataset.field2id_token[dataset.uid_field], dtype=object)[ids]
-    return Queries(names, EventLog(items[np.arange(items.shape[1]) < lengths[:, None]], offsets), ids)
+    offsets = np.r_[0, np.cumsum(counts[ids])]
+    moved = np.repeat(dataset.events.offsets[ids] - offsets[:-1], counts[ids])
+    log = EventLog(dataset.events.items[moved + np.arange(offsets[-1])], offsets)
+    return Queries(np.asarray(dataset.field2id_token[dataset.uid_field], dtype=object)[ids], log, ids)
 
 
 def _given_histories(config, dataset, histories):
@@ -185,6 +183,7 @@ class _Ranker:
         self.k, self.keep_consumed = k, keep_consumed
         self.item_tokens = np.asarray(dataset.field2id_token[dataset.iid_field], dtype=object)
         self.searches = config.is_generative and config["decoding"] == "beam"
+        self.beam_width = max(config["beam_width"], k) if self.searches else None
         self.by_pairs = type(model).full_sort_predict is AbstractRecommender.full_sort_predict
         self.rows_at_once = max(1, min(config["eval_batch_size"], MOST_SCORES // dataset.item_num))
         if self.by_pairs:
@@ -202,23 +201,23 @@ class _Ranker:
             consumed = csr_matrix(consumed.shape, dtype=bool)
         reachable = np.minimum(self.k, n_items - 1 - consumed.getnnz(1))
         left, rows_at_once, parts = np.arange(len(queries.names)), self.rows_at_once, []
-        if self.searches:
-            self.model.beam_width = max(self.model.beam_width, self.k)
+        width = self.beam_width
         while len(left):
+            if self.searches:
+                self.model.beam_width = width
             short = []
             for rows in np.split(left, range(rows_at_once, len(left), rows_at_once)):
                 place, items, scores = self._best(self._scores(queries, rows), consumed[rows])
                 few = np.bincount(place, minlength=len(rows)) < reachable[rows]
-                if not self.searches or self.model.beam_width >= n_items - 1:
-                    few[:] = False  # everything that the model can reach has been reached
+                if not self.searches or width >= n_items - 1:
+                    few[:] = False  # no search would find more
                 done = ~few[place]
                 parts.append((rows[place[done]], items[done], scores[done]))
                 short.append(rows[few])
                 progress.update(len(rows) - few.sum())
             left = np.concatenate(short)
             if self.searches:
-                self.model.beam_width *= 2
-                rows_at_once = max(1, rows_at_once // 2)
+                width, rows_at_once = 2 * width, max(1, rows_at_once // 2)
         rows, items, scores = (np.concatenate(column) for column in zip(*parts))
         order = np.argsort(rows, kind="stable")
         return self._table(queries.names, rows[order], items[order], scores[order])

@@ -8,8 +8,8 @@ weights, bf16 autocast, and a ``last`` checkpoint that holds all that an exact c
 from __future__ import annotations
 
 import copy
-import math
 import time
+from collections import defaultdict
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from recbole_vsid.averaging import WeightAverage
 from recbole_vsid.evaluation.collector import PROTOCOL_NAMES, ProtocolCollector
 from recbole_vsid.optimizer import MuonAdamW
 from recbole_vsid.randomness import random_state, restore_random_state
+from recbole_vsid.scalars import write_table, write_training, write_validation, write_values
+from recbole_vsid.schedule import Scheduled, share_of_peak
 from recbole_vsid.semantic_id import SemanticIDs
 from recbole_vsid.storage import load_checkpoint, save_checkpoint
 
@@ -113,7 +115,8 @@ class ProtocolTrainerMixin:
 
     def _valid_epoch(self, valid_data, show_progress=False):
         score, result = super()._valid_epoch(valid_data, show_progress)
-        epoch = max(self.train_loss_dict)
+        epoch, protocols = max(self.train_loss_dict), self._protocol_results()
+        write_validation(self.tensorboard, protocols, epoch)
         self.learning_curve.append(
             {
                 "epoch": epoch + 1,
@@ -125,7 +128,7 @@ class ProtocolTrainerMixin:
         # RecBole's early_stopping counts an equal score as an improvement; so does this.
         better = score >= self.best_valid_score if self.valid_metric_bigger else score <= self.best_valid_score
         if better:
-            self.best_protocols = self._protocol_results()
+            self.best_protocols = protocols
         return score, result
 
     def _checkpoint(self, epoch):
@@ -172,6 +175,7 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
         super().__init__(config, model)
         self.average = WeightAverage(model, config["ema_decay"])
         self._valid_sample = None
+        self.loss_sums = defaultdict(float)
         if self.eval_step > 0:
             asked, self.eval_step = self.eval_step, _validation_step(self.epochs, self.eval_step)
             if self.eval_step != asked:
@@ -188,9 +192,14 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
             if id(parameter) not in elsewhere:
                 decays = parameter.ndim > 1 and id(parameter) not in embedded
                 (decayed if decays else plain).append(parameter)
-        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}, *own]
+        groups = [
+            {"name": "matrices", "params": decayed, "weight_decay": self.weight_decay},
+            {"name": "embeddings", "params": plain, "weight_decay": 0.0},
+            *own,
+        ]
         if muon:
-            groups.append({"params": muon, "muon": True, "lr": self.config["muon_learning_rate"], "weight_decay": 0.0})
+            rate = self.config["muon_learning_rate"]
+            groups.append({"name": "muon", "params": muon, "muon": True, "lr": rate, "weight_decay": 0.0})
         groups = [group for group in groups if group["params"]]
         if self.learner.lower() == "muon":
             optimizer = MuonAdamW(groups, lr=self.learning_rate)
@@ -200,24 +209,39 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
             group["initial_lr"] = group["lr"]
         return optimizer
 
-    def _rate(self, progress):
+    def rate(self, progress):
         """Share of the peak learning rate after ``progress`` (0..1) of the planned training."""
-        warmup, floor = self.config["warmup_fraction"], self.config["min_learning_rate_ratio"]
-        if progress < warmup:
-            return progress / warmup
-        cosine = 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
-        return floor + (1 - floor) * cosine
+        return share_of_peak(progress, self.config["warmup_fraction"], self.config["min_learning_rate_ratio"])
 
     def _examples(self, train_data):
         return train_data.n_targets
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         train_data.set_epoch(epoch_idx)
-        return super()._train_epoch(_Scheduled(self, train_data, epoch_idx), epoch_idx, self._loss, show_progress)
+        self.loss_sums.clear()
+        self._n_updates = len(train_data)
+        return super()._train_epoch(Scheduled(self, train_data, epoch_idx), epoch_idx, self._loss, show_progress)
 
     def _loss(self, interaction):
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.enable_amp):
-            return self.model.calculate_loss(interaction)
+            terms = self.model.losses(interaction)
+        return self._summed(terms)
+
+    def _summed(self, terms):
+        for name, value in terms.items():
+            self.loss_sums[name] += value.detach()  # on the device: no waiting for it
+        return sum(terms.values())
+
+    def _add_train_loss_to_tensorboard(self, epoch_idx, losses, tag="Loss/Train"):
+        super()._add_train_loss_to_tensorboard(epoch_idx, losses, tag)
+        if epoch_idx == self.start_epoch:
+            write_table(self.tensorboard, self.model.tokenizer_report, epoch_idx)
+        speed = self.trained_examples / max(self.train_seconds, 1e-9)
+        write_training(self.tensorboard, self.mean_losses(), self.optimizer.param_groups, speed, epoch_idx)
+
+    def mean_losses(self):
+        """The terms of the loss, name → mean over the updates of the last epoch."""
+        return {name: float(total) / self._n_updates for name, total in self.loss_sums.items()}
 
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
         with nullcontext() if load_best_model else self.average.applied():
@@ -234,6 +258,7 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
             diagnostics = self.model.diagnostics()
         if diagnostics:
             self.logger.info("  ".join(f"{name} : {value:.4f}" for name, value in diagnostics.items()))
+            write_values(self.tensorboard, "Diagnostics", diagnostics, max(self.train_loss_dict))
 
     def _valid_epoch(self, valid_data, show_progress=False):
         self._log_diagnostics()
@@ -336,29 +361,6 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
             setattr(self, name, value)
         restore_random_state(state["random"])
         self.logger.info(f"Resuming after epoch {state['epoch']} from {resume_file}")
-
-
-class _Scheduled:
-    """A training loader that sets the learning rate before each batch and averages the weights after it.
-
-    The rate follows from the epoch and the batch alone, so a resumed run needs no scheduler state.
-    """
-
-    def __init__(self, trainer, loader, epoch):
-        self.trainer, self.loader, self.epoch = trainer, loader, epoch
-        self.shuffle = False
-        self._dataset, self.n_targets = loader._dataset, loader.n_targets
-
-    def __len__(self):
-        return len(self.loader)
-
-    def __iter__(self):
-        for index, batch in enumerate(self.loader):
-            rate = self.trainer._rate((self.epoch + (index + 1) / len(self)) / self.trainer.epochs)
-            for group in self.trainer.optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * rate
-            yield batch
-            self.trainer.average.update()
 
 
 def _validation_step(epochs, most):

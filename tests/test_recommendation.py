@@ -14,6 +14,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_vsid import recommend, run
 from recbole_vsid.cli import main
+from recbole_vsid.model.vlsid import VLSID
 from recbole_vsid.quick_start import load
 from tests.conftest import N_ITEMS, N_USERS
 
@@ -142,6 +143,19 @@ def test_a_history_counts_as_the_user_who_has_it(trained, events, model):
     assert_same(table, recommend(trained(model), ["u2", "u9"], k=5))
     both = recommend(trained(model), ["u4"], histories={"new": ["i1"]}, k=5)
     assert both["user"].unique().tolist() == ["u4", "new"] and "i1" not in both[both["user"] == "new"]["item"].tolist()
+
+
+def test_a_beam_widened_for_users_is_not_widened_for_histories(trained, monkeypatch):
+    widths, search = [], VLSID.full_sort_predict
+
+    def watched(model, interaction):
+        widths.append(model.beam_width)
+        return search(model, interaction)
+
+    monkeypatch.setattr(VLSID, "full_sort_predict", watched)
+    users = [f"u{user}" for user in range(N_USERS)]
+    recommend(trained("VLSID"), users, histories={"new": ["i1"]}, k=19)
+    assert widths == [20, 40, 20]
 
 
 def test_only_the_last_events_of_a_long_history_are_read_but_all_are_removed(trained):

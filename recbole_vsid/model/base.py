@@ -103,13 +103,17 @@ class GenerativeRecommender(SequentialRecommender):
         raise NotImplementedError
 
     def own_parameter_groups(self):
-        """Parameter groups with a learning rate of their own, as an optimizer takes them. None by default."""
+        """Parameter groups with names and learning rates of their own, as an optimizer takes them; by default none."""
         return []
 
     @property
     def tokens_per_item(self):
         """Positions that an event of a history takes in the backbone, on average over the training events."""
         return self.tokenizer_report["length"]["full"]["events"]
+
+    def losses(self, interaction):
+        """The weighted terms of the training loss of a batch, name → scalar; RecBole's loss is their sum."""
+        return {"generation": self.calculate_loss(interaction)}
 
     def diagnostics(self):
         """What is worth watching beside the loss, for the weights as they are: name → number. Nothing by default."""

@@ -84,12 +84,15 @@ class DIGER(TIGER):
         settings, joint = self.settings, self.joint
         # A rate of "auto" is set when the number of updates is known.
         of_codebooks = 0.0 if settings.codebook_learning_rate == "auto" else settings.codebook_learning_rate
-        groups = [([joint.codebooks], of_codebooks), (list(joint.encoder.parameters()), settings.encoder_learning_rate)]
+        groups = [
+            ("codebooks", [joint.codebooks], of_codebooks),
+            ("encoder", list(joint.encoder.parameters()), settings.encoder_learning_rate),
+        ]
         if joint.exploration.is_learnt:
-            groups.append(([joint.exploration.sigma], settings.sigma_learning_rate))
+            groups.append(("sigma", [joint.exploration.sigma], settings.sigma_learning_rate))
         return [
-            {"params": parameters, "lr": rate, "weight_decay": 0.0}
-            for parameters, rate in groups
+            {"name": name, "params": parameters, "lr": rate, "weight_decay": 0.0}
+            for name, parameters, rate in groups
             if any(parameter.requires_grad for parameter in parameters)
         ]
 

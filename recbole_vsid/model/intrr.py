@@ -146,6 +146,9 @@ class IntRR(CausalRecommender):
     # --------------------------------------------------------------------- training
 
     def calculate_loss(self, interaction):
+        return sum(self.losses(interaction).values())
+
+    def losses(self, interaction):
         """Mean over targets of the cross-entropy summed over levels, and the weighted alignment (section 4.4)."""
         items, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         read, targets = items[:, :-1], items[:, 1:]
@@ -155,12 +158,13 @@ class IntRR(CausalRecommender):
         tokens = tokens * (distinct > 0).unsqueeze(1)
         hidden = self.backbone(F.embedding(place, tokens))[real]
         paths = self.paths[targets[real]]
-        loss = sum(_cross_entropy(*each) for each in zip(self.ran.along(hidden, paths), paths.T)).mean()
+        along = zip(self.ran.along(hidden, paths), paths.T)
+        terms = {"generation": sum(_cross_entropy(*each) for each in along).mean()}
         if logits and self.alignment_weight:
             aligned = sum(_cross_entropy(*each) for each in zip(logits, self.paths[distinct].T))
             weights = counts * (distinct > 0)
-            loss = loss + self.alignment_weight * (aligned * weights).sum() / weights.sum()
-        return loss
+            terms["alignment"] = self.alignment_weight * (aligned * weights).sum() / weights.sum()
+        return terms
 
     # --------------------------------------------------------------------- decoding
 

@@ -134,7 +134,8 @@ class ModelConformance:
 
         monkeypatch.setattr(model_class, "full_sort_predict", watched)
         result = run(self.model, "toy", config_dict=settings(valid_users=15, valid_beam_width=20, beam_width=30))
-        assert widths == [20, 20, 30, 30]  # two epochs, then validation and test of everybody
+        assert widths[:4] == [20, 20, 30, 30]  # two epochs, then validation and test of everybody
+        assert set(map(len, users[4:])) == {1}  # then requests of one user each
         assert users[0] == users[1] and len(users[0]) == 15 and set(users[0]) < set(users[2])
         assert len(users[2]) == len(users[3]) == 60
         assert result["protocol"]["selected_by"].endswith("consumed kept, 15 of 60 users, beam 20")
