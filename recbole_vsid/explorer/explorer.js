@@ -56,12 +56,12 @@ function bar(share) {
   return mark;
 }
 
-function entry(node, parent) {
+function entry(node, parent, most) {
   const row = mostPopular(node);
   const text = make("span", {class: "title"}, node.leaf ? data.titles[row] : `e.g. ${data.titles[row]}`);
   const counts = node.leaf ? many(events(node), "event") : `${many(size(node), "item")} · ${many(events(node), "event")}`;
   const tokens = chips(node.from, parent.depth, node.leaf ? data.lengths[row] : node.depth);
-  const label = [make("span", {}, ...tokens), text, make("span", {class: "counts"}, counts), bar(events(node) / Math.max(events(parent), 1))];
+  const label = [make("span", {}, ...tokens), text, make("span", {class: "counts"}, counts), bar(events(node) / most)];
   const item = make("li", {"data-from": node.from, "data-to": node.to, "data-depth": node.depth});
   if (node.leaf) {
     item.append(make("button", {class: "node leaf", type: "button", onclick: () => showItem(node.from)}, ...label));
@@ -83,11 +83,12 @@ function toggle(item, node, button, open = button.getAttribute("aria-expanded") 
 // The children of a node, a hundred at a time.
 function childList(node) {
   const list = make("ul"), nodes = children(node).sort(orders[order]);
+  const most = nodes.reduce((largest, each) => Math.max(largest, events(each)), 1);
   list.nodes = nodes;
   let shown = 0;
   list.show = upTo => {
     list.querySelector(":scope > li.more")?.remove();
-    while (shown < Math.min(upTo, nodes.length)) list.append(entry(nodes[shown++], node));
+    while (shown < Math.min(upTo, nodes.length)) list.append(entry(nodes[shown++], node, most));
     if (shown < nodes.length) {
       const text = `show ${Math.min(CHUNK, nodes.length - shown)} more of ${number(nodes.length - shown)}`;
       list.append(make("li", {class: "more"}, make("button", {type: "button", onclick: () => list.show(shown + CHUNK)}, text)));
