@@ -117,9 +117,9 @@ def _leaderboard(files, settings):
     models, datasets = (_names(settings.pop(key)) for key in ("model", "dataset"))
     seeds = settings.pop("seed", 2020)
     if isinstance(seeds, str):
-        seeds = [parse_seed(seed) for seed in _names(seeds)]
+        seeds = [_seed(seed) for seed in _names(seeds)]
     seeds = seeds if isinstance(seeds, list) else [seeds]
-    own = {key: settings.pop(key) for key in ("settings_dir", "jobs", "report_only") if key in settings}
+    own = _taken(settings, "settings_dir", "jobs", "report_only")
     output_dir = settings.pop("output_dir", DEFAULT_OUTPUT_DIR)
     failures, written = leaderboard(models, datasets, seeds, output_dir, files, settings, **own)
     for file in written:
@@ -148,7 +148,7 @@ def _recommend(files, settings):
         users = _names(users)
     file = Path(settings.pop("recommendations_file", Path(checkpoint).with_name("recommendations.csv")))
     check_writable(file, "recommendations_file")
-    own = {key: settings.pop(key) for key in ("k", "keep_consumed") if key in settings}
+    own = _taken(settings, "k", "keep_consumed")
     table = recommend(checkpoint, users, **own, config_dict=settings)
     write_recommendations(table, file)
     print_recommendations(table)
@@ -176,29 +176,10 @@ def _prepare(files, settings):
     return 0
 
 
-def parse_seed(text):
-    """One seed of a list.
-
-    Raises:
-        ValueError: it is no whole number.
-    """
-    if not text.isdigit():
-        raise ValueError(f"seed={text!r} is not usable: it must be whole numbers of at least 0, separated by commas")
-    return int(text)
-
-
-def _names(text):
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _tune(files, settings):
     from recbole_vsid.tuning import tune
 
-    own = {
-        key: settings.pop(key)
-        for key in ("params_file", "algo", "max_evals", "early_stop", "output_file")
-        if key in settings
-    }
+    own = _taken(settings, "params_file", "algo", "max_evals", "early_stop", "output_file")
     model, dataset = settings.pop("model", "VLSID"), settings.pop("dataset")
     found = tune(model, dataset, **own, config_file_list=files, config_dict=settings)
     failed = int((found["trials"]["failed"] != "").sum())
@@ -211,11 +192,7 @@ def _tune(files, settings):
 def _explore(files, settings):
     from recbole_vsid.explorer.build import explore
 
-    own = {
-        key: settings.pop(key)
-        for key in ("checkpoint", "explorer_file", "title_column", "params_file", "output_file")
-        if key in settings
-    }
+    own = _taken(settings, "checkpoint", "explorer_file", "title_column")
     if "model" in settings:
         raise ValueError(f"explore trains no model; leave out --model={settings['model']}, or give a --checkpoint")
     dataset = settings.pop("dataset", None)
@@ -223,6 +200,21 @@ def _explore(files, settings):
         raise ValueError("leave out --dataset and --config_files: the checkpoint holds the settings of its run")
     print(f"Explorer: {explore(dataset or 'ml-100k', files, settings, **own)}")
     return 0
+
+
+def _taken(settings, *names):
+    """Those of ``names`` that are in ``settings``, taken out of it: a verb's own arguments."""
+    return {name: settings.pop(name) for name in names if name in settings}
+
+
+def _seed(text):
+    if not text.isdigit():
+        raise ValueError(f"seed={text!r} is not usable: it must be whole numbers of at least 0, separated by commas")
+    return int(text)
+
+
+def _names(text):
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 VERBS = {"train": _train, "tokenize": _tokenize, "leaderboard": _leaderboard, "recommend": _recommend,
