@@ -17,10 +17,11 @@ import re
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
 from recbole.config import Config as RecBoleConfig
 from recbole.evaluator.register import metric_information
-from recbole.utils import ModelType
+from recbole.utils import ModelType, init_logger, init_seed
 
 from recbole_vsid.registry import MODELS, OUTSIDE_PROPERTIES, get_model, get_tokenizer
 from recbole_vsid.storage import check_name, content_hash
@@ -298,6 +299,13 @@ class Config(RecBoleConfig):
     def external_plain(self):
         """The user's own settings (files, then command line), as plain values."""
         return {key: _plain(value) for key, value in self.external_config_dict.items() if key != "resume"}
+
+    def set_up_process(self):
+        """Threads, seeds and log of this process as configured."""
+        if self["num_threads"]:
+            torch.set_num_threads(self["num_threads"])
+        init_seed(self["seed"], self["reproducibility"])
+        init_logger(self)
 
     def run_hash(self):
         """Identity of a run: its settings and where its data are; two data sets of one name are not the same."""

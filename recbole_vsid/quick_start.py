@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from recbole.data.utils import create_samplers, get_dataloader
-from recbole.utils import ModelType, init_logger, init_seed
+from recbole.utils import ModelType, init_seed
 
 from recbole_vsid.config import Config
 from recbole_vsid.data.dataset import dataset_class
@@ -97,10 +97,7 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     check_writable(run_folder(config) / "best.pth", "checkpoint_dir")
     if config["result_file"]:
         check_writable(config["result_file"], "result_file")
-    if config["num_threads"]:
-        torch.set_num_threads(config["num_threads"])
-    init_seed(config["seed"], config["reproducibility"])
-    init_logger(config)
+    config.set_up_process()
     logger = getLogger()
     logger.debug(config)
     last = _last_checkpoint(config, logger)

@@ -8,9 +8,8 @@ from logging import getLogger
 from multiprocessing import get_context
 from pathlib import Path
 
-import torch
 from recbole.model.abstract_recommender import SequentialRecommender
-from recbole.utils import InputType, init_logger, init_seed
+from recbole.utils import InputType
 
 from recbole_vsid.config import Config
 from recbole_vsid.data.dataset import SemanticIDDataset
@@ -45,15 +44,10 @@ def tokenize(dataset=None, config_file_list=None, config_dict=None, table_file=N
         ValueError, FileNotFoundError: bad input.
     """
     config = Config(SemanticIDsOnly, dataset, config_file_list, config_dict)
-    source = "file" if config["sid_file"] else config["tokenizer"]
-    name = f"{source}-{config['dataset']}-seed{config['seed']}-{config.run_hash()}.safetensors"
-    file = Path(table_file or Path(config["checkpoint_dir"]) / "semantic_ids" / name)
+    file = Path(table_file or default_file(config, "safetensors"))
     check_writable(file, "table_file")
     ids = file.with_name(file.stem + ".ids.txt") if format_of(file, table_format) in NUMBERED else None
-    if config["num_threads"]:
-        torch.set_num_threads(config["num_threads"])
-    init_seed(config["seed"], config["reproducibility"])
-    init_logger(config)
+    config.set_up_process()
     data = SemanticIDDataset(config)
     getLogger().info(data)
     data.build()
@@ -61,6 +55,13 @@ def tokenize(dataset=None, config_file_list=None, config_dict=None, table_file=N
     write_table(table, file, table_format, ids)
     write_json(file.with_name(file.stem + ".diagnostics.json"), {**report, "provenance": table.provenance})
     return {**report, "table": table, "file": file}
+
+
+def default_file(config, extension):
+    """Where what was made of the table of ``config`` is kept."""
+    source = "file" if config["sid_file"] else config["tokenizer"]
+    name = f"{source}-{config['dataset']}-seed{config['seed']}-{config.run_hash()}.{extension}"
+    return Path(config["checkpoint_dir"]) / "semantic_ids" / name
 
 
 def compare(tokenizers, dataset=None, config_file_list=None, config_dict=None):

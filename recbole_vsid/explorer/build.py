@@ -13,15 +13,13 @@ from pathlib import Path
 from string import Template
 
 import numpy as np
-import torch
-from recbole.utils import init_logger, init_seed
 
 from recbole_vsid.config import Config
 from recbole_vsid.data.content import text_columns
 from recbole_vsid.data.dataset import SemanticIDDataset
 from recbole_vsid.data.text import item_texts
 from recbole_vsid.storage import atomic_path, check_writable, load_checkpoint
-from recbole_vsid.tokenization import SemanticIDsOnly
+from recbole_vsid.tokenization import SemanticIDsOnly, default_file
 from recbole_vsid.trainer import unpack_table
 
 # Columns that are taken for an item's title, the first that there is.
@@ -58,14 +56,9 @@ def explore(
         file = Path(explorer_file or Path(checkpoint).with_name("explorer.html"))
     else:
         config = Config(SemanticIDsOnly, dataset, config_file_list, config_dict)
-        source = "file" if config["sid_file"] else config["tokenizer"]
-        name = f"{source}-{config['dataset']}-seed{config['seed']}-{config.run_hash()}.explorer.html"
-        file = Path(explorer_file or Path(config["checkpoint_dir"]) / "semantic_ids" / name)
+        file = Path(explorer_file or default_file(config, "explorer.html"))
     check_writable(file, "explorer_file")
-    if config["num_threads"]:
-        torch.set_num_threads(config["num_threads"])
-    init_seed(config["seed"], config["reproducibility"])
-    init_logger(config)
+    config.set_up_process()
     data = SemanticIDDataset(config)
     if stored is not None:
         data.restored_table = unpack_table(stored["semantic_ids"]), stored["tokenizer_report"]
