@@ -62,5 +62,6 @@ def leaderboard(
         failures = execute(missing, results, jobs, console) if missing else {}
     finally:
         wanted = [run.key for run in runs]
-        files = write_reports(results.records.values(), failures, output_dir, wanted) if results.records else []
+        records = Results(output_dir).records  # read again: another process may have added to them
+        files = write_reports(records.values(), failures, output_dir, wanted) if records else []
     return failures, files
