@@ -50,10 +50,12 @@ def leaderboard(
     if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
         raise ValueError(f"jobs={jobs!r} is not usable: it must be a whole number of at least 1")
     check_writable(Path(output_dir) / "results.jsonl", "output_dir")
-    if report_only:
-        return {}, write_reports(Results(output_dir).records.values(), {}, output_dir)
-    runs = plan(models, datasets, seeds, settings_dir, config_file_list, config_dict)
     results = Results(output_dir)
+    if report_only:
+        if not results.records:
+            raise FileNotFoundError(f"report_only=True: there are no results in {results.path}; set output_dir")
+        return {}, write_reports(results.records.values(), {}, output_dir)
+    runs = plan(models, datasets, seeds, settings_dir, config_file_list, config_dict)
     missing = [run for run in runs if run.key not in results.records]
     left = f", {time_left(*remaining_seconds(missing, [], results.records.values(), jobs))}" if missing else ""
     console.print(f"{len(runs) - len(missing)} of {len(runs)} runs are in {results.path}, {len(missing)} to do{left}")

@@ -21,6 +21,7 @@ from recbole_vsid.leaderboard.board import leaderboard
 from recbole_vsid.leaderboard.execute import Job, duration, remaining_seconds, time_left
 from recbole_vsid.leaderboard.plan import plan
 from recbole_vsid.leaderboard.store import Results
+from tests.leaderboard.records import record
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,6 +56,15 @@ def test_what_is_there_is_not_run_again_and_what_fails_does_not_stop_the_rest(se
     assert failures == {} and "1 of 1 runs are in" in printed and "starts" not in printed
     assert Path("board/results.jsonl").read_text().splitlines() == lines
     assert "## Failed" not in files[0].read_text()
+
+
+def test_report_only_shows_what_is_there(settings, capsys):
+    assert main(["leaderboard", "--report_only=true", "--output_dir=board"]) == 2
+    assert "there are no results in board/results.jsonl" in capsys.readouterr().err
+    Results("board").add(record("Mine", dataset="elsewhere"))
+    assert main(["leaderboard", "--report_only=true", "--output_dir=board"]) == 0
+    assert "Written: board/leaderboard.html" in capsys.readouterr().out
+    assert "| Mine |" in Path("board/leaderboard.md").read_text()
 
 
 def test_a_process_that_is_killed_is_a_failed_run(settings, monkeypatch):
