@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import warnings
 from pathlib import Path
 
 from recbole_vsid.cli_help import HELP, VERB_HELP
 
-NAMES = ("model", "dataset", "config_files", "data_path", "checkpoint_dir", "result_file", "content_file",
+NAMES = ("model", "dataset", "data_path", "checkpoint_dir", "result_file", "content_file",
          "content_ids", "sid_file", "sid_file_ids", "table_file", "text_model", "text_template", "compare",
          "user_inter_num_interval", "item_inter_num_interval", "output_dir", "settings_dir",
          "checkpoint", "users", "users_file", "recommendations_file", "interactions", "items", "user", "item", "time",
@@ -22,8 +23,6 @@ def parse(arguments):
     Raises:
         ValueError: an argument that is neither, or a key given twice with different values.
     """
-    from recbole_vsid.config import parse_value
-
     settings, position = {}, 0
     while position < len(arguments):
         argument = arguments[position]
@@ -35,12 +34,20 @@ def parse(arguments):
             if position == len(arguments) or arguments[position].startswith("--"):
                 raise ValueError(f"--{key} has no value; write --{key}=value")
             text = arguments[position]
-        value = text.strip("'\"") if key in NAMES else parse_value(text)
+        value = _value(key, text)
         if key in settings and settings[key] != value:
             raise ValueError(f"--{key} is given twice: {settings[key]!r} and {value!r}")
         settings[key] = value
         position += 1
     return settings
+
+
+def _value(key, text):
+    from recbole_vsid.config import parse_value
+
+    if key == "config_files":
+        return text  # several, each perhaps between quotation marks
+    return text.strip("'\"") if key in NAMES else parse_value(text)
 
 
 def main(arguments=None):
@@ -63,7 +70,7 @@ def main(arguments=None):
             raise ValueError(f"unknown verb {verb!r}; known: {', '.join(VERBS)}, and settings look like --key=value")
         settings = parse(arguments)
         debug = str(settings.get("state", "")).lower() == "debug"
-        files = settings.pop("config_files", "").split()
+        files = shlex.split(settings.pop("config_files", ""))
         if verb not in WITHOUT_DEFAULT_DATASET:
             settings.setdefault("dataset", "ml-100k")
         return VERBS[verb](files, settings)

@@ -142,10 +142,8 @@ def tune(
     check_writable(output, "output_file")
 
     def objective(params):
-        # hyperopt draws floating-point numbers; a setting that is a whole number wants one.
-        typed = {key: int(value) if _whole(config, key) else value for key, value in params.items()}
         with redirect_stdout(io.StringIO()):
-            return objective_function({"show_progress": False, **fixed, **typed}, config_file_list)
+            return objective_function({"show_progress": False, **fixed, **_typed(config, params)}, config_file_list)
 
     # RecBole counts the combinations of an exhaustive search itself, and would stop it early.
     patience = 10**9 if algo == "exhaustive" else early_stop
@@ -157,7 +155,7 @@ def tune(
             raise ValueError(f"every trial failed, the first with: {search.rows[0]['failed']}") from None
     best = search.best_params
     return {
-        "best_params": {key: int(value) if _whole(config, key) else value for key, value in best.items()},
+        "best_params": _typed(config, best),
         "best_valid_score": search.best_score,
         "test_result": search.params2result[search.params2str(best)]["test_result"],
         "trials": pd.DataFrame(search.rows),
@@ -212,8 +210,12 @@ def _check_space(space, files, fixed):
     return config
 
 
-def _whole(config, key):
-    return isinstance(config[key], int) and not isinstance(config[key], bool)
+def _typed(config, params):
+    """``params`` with whole numbers where the settings are: hyperopt draws floating-point numbers only."""
+    return {
+        key: int(value) if type(config[key]) is int and isinstance(value, float) and value.is_integer() else value
+        for key, value in params.items()
+    }
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,12 +79,24 @@ def plan(entries, datasets, seeds, settings_dir=None, config_file_list=None, con
             raise ValueError(f"{what}={','.join(map(str, values))} names something twice")
     if settings_dir is not None and not Path(settings_dir).is_dir():
         raise FileNotFoundError(f"settings_dir={str(settings_dir)!r} is not a folder")
-    return [
-        _planned(entry, dataset, seed, settings_dir, list(config_file_list or []), dict(config_dict or {}))
+    shared = {key: value for key, value in (config_dict or {}).items() if key != "show_progress"}
+    for key in ("result_file", "resume"):
+        if key in shared:
+            raise ValueError(
+                f"{key} is not for a leaderboard, which keeps results and resumes runs by itself; leave it out"
+            )
+    runs = [
+        _planned(entry, dataset, seed, settings_dir, list(config_file_list or []), shared)
         for dataset in datasets
         for seed in seeds
         for entry in entries
     ]
+    folders = {}
+    for run in runs:
+        twin = folders.setdefault(run.folder, run)
+        if twin is not run:
+            raise ValueError(f"{twin.entry} and {run.entry} have the same settings; leave one of them out")
+    return runs
 
 
 def _planned(entry, dataset, seed, settings_dir, files, settings):
@@ -93,9 +106,10 @@ def _planned(entry, dataset, seed, settings_dir, files, settings):
         if settings_dir is not None and own.is_file():
             files = [*files, str(own)]
             model = read_settings(own).get("model", model)
-        if not hasattr(get_model(model), "dataset_class"):
-            settings.pop("cache_dir", None)  # RecBole's models have nothing to keep there, and do not know the setting
-        settings = {**settings, "seed": seed, "model": model, "dataset": dataset}
+        # RecBole's models have nothing to keep in the cache, and do not know the setting.
+        foreign = () if hasattr(get_model(model), "dataset_class") else ("cache_dir",)
+        own_settings = {key: value for key, value in settings.items() if key not in foreign}
+        settings = {**own_settings, "seed": seed, "model": model, "dataset": dataset}
         config = Config(model, dataset, files, settings)
     except ValueError as error:
         raise ValueError(f"{entry}: {error}") from error
@@ -103,7 +117,7 @@ def _planned(entry, dataset, seed, settings_dir, files, settings):
         raise ValueError(f"{entry}: metrics={config['metrics']} is not usable: a leaderboard needs NDCG and Recall")
     arguments = [f"--model={model}", f"--dataset={dataset}", f"--seed={seed}"]
     if files:
-        arguments.append(f"--config_files={' '.join(files)}")
+        arguments.append(f"--config_files={shlex.join(files)}")
     given = {key: value for key, value in settings.items() if key not in ("seed", "model", "dataset")}
     arguments += [f"--{key}={_text(value)}" for key, value in given.items()]
     return PlannedRun(
@@ -114,7 +128,13 @@ def _planned(entry, dataset, seed, settings_dir, files, settings):
 
 def _text(value):
     """``value`` such that the command line reads it back."""
-    return value if isinstance(value, str) and parse_value(value) == value else json.dumps(value)
+    if isinstance(value, str):
+        try:
+            if parse_value(value) == value:
+                return value
+        except ValueError:
+            pass  # no YAML, so it needs the quotation marks, too
+    return json.dumps(value, ensure_ascii=False)
 
 
 def data_hash(config):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from recbole_vsid.cli import parse
@@ -22,7 +24,7 @@ def test_the_command_gives_the_planned_configuration(settings_dir, data_path):
     shared = {"data_path": str(data_path), "topk": [5, 10], "eval_args": {"order": "TO"}, "epochs": 3}
     for run in plan(["Pop", "Wide", "VLSID"], ["toy"], [1, 2], settings_dir, config_dict=shared):
         settings = parse(run.arguments)
-        files = settings.pop("config_files", "").split()
+        files = shlex.split(settings.pop("config_files", ""))
         config = Config(settings["model"], settings["dataset"], files, settings)
         assert config.hash() == run.config_hash
         assert config["seed"] == run.seed and config["epochs"] == 3 and config["topk"] == [5, 10]
@@ -33,6 +35,17 @@ def test_entries_have_settings_of_their_own(settings_dir, data_path):
     assert [run.arguments[0] for run in runs] == ["--model=SASRec", "--model=SASRec", "--model=GRU4Rec"]
     assert [any("config_files" in argument for argument in run.arguments) for run in runs] == [True, True, False]
     assert len({run.config_hash for run in runs}) == 3
+
+
+def test_paths_with_blanks_and_odd_texts_survive_the_command_line(tmp_path, data_path):
+    folder = tmp_path / "my settings"
+    folder.mkdir()
+    (folder / "Pop.yaml").write_text("topk: [5, 10]\n")
+    odd = {"data_path": str(data_path), "checkpoint_dir": "été [1", "wandb_project": "yes"}
+    (run,) = plan(["Pop"], ["toy"], [1], folder, config_dict=odd)
+    settings = parse(run.arguments)
+    assert shlex.split(settings.pop("config_files")) == [str(folder / "Pop.yaml")]
+    assert {key: settings[key] for key in odd} == odd
 
 
 def test_order_and_names(data_path):
@@ -73,12 +86,25 @@ def test_a_setting_of_places_goes_to_those_that_know_it(data_path):
         ({"config_dict": {"epochz": 3}}, "Pop: unknown setting 'epochz'"),
         ({"config_dict": {"epochs": 0}}, "Pop: epochs=0 is not usable"),
         ({"config_dict": {"metrics": ["NDCG"]}}, "a leaderboard needs NDCG and Recall"),
+        ({"config_dict": {"resume": True}}, "resume is not for a leaderboard"),
+        ({"config_dict": {"result_file": "x.json"}}, "result_file is not for a leaderboard"),
         ({"settings_dir": "nowhere"}, "settings_dir='nowhere' is not a folder"),
     ],
 )
 def test_bad_input_is_refused_before_any_run(change, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         plan(**{"entries": ["Pop"], "datasets": ["ml-100k"], "seeds": [1], **change})
+
+
+def test_two_entries_of_the_same_settings_would_share_a_folder(settings_dir):
+    (settings_dir / "Twin.yaml").write_text("model: SASRec\nlearning_rate: 0.01\n")
+    with pytest.raises(ValueError, match="SASRec and Twin have the same settings"):
+        plan(["SASRec", "Twin"], ["ml-100k"], [1], settings_dir)
+
+
+def test_progress_is_the_leaderboards_own(data_path):
+    (run,) = plan(["Pop"], ["toy"], [1], config_dict={"data_path": str(data_path), "show_progress": True})
+    assert not [argument for argument in run.arguments if "show_progress" in argument]
 
 
 def test_a_broken_settings_file_is_named(settings_dir):
