@@ -113,6 +113,7 @@ class Config(RecBoleConfig):
 
     def __init__(self, model=None, dataset=None, config_file_list=None, config_dict=None):
         super().__init__(model, dataset, config_file_list, config_dict)
+        self._settings = frozenset(self.final_config_dict)
         self._check_values()
 
     # ------------------------------------------------------- sources of values
@@ -293,8 +294,9 @@ class Config(RecBoleConfig):
 
     def plain(self):
         """All settings that decide a result, as plain values."""
-        values = {key: value for key, value in self.final_config_dict.items() if key not in VOLATILE_KEYS}
-        return {key: _plain(value) for key, value in sorted(values.items())}
+        # RecBole's transforms leave names of fields here while a data set is built (BERT4Rec's MASK_INDEX).
+        keys = self._settings.difference(VOLATILE_KEYS)
+        return {key: _plain(self.final_config_dict[key]) for key in sorted(keys)}
 
     def external_plain(self):
         """The user's own settings (files, then command line), as plain values."""

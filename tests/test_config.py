@@ -12,6 +12,7 @@ import recbole
 import torch
 import yaml
 from recbole.config import configurator
+from recbole.data.transform import MaskItemSequence
 from recbole.utils import InputType
 
 import recbole_vsid.config
@@ -395,3 +396,10 @@ def test_external_settings_are_what_the_user_gave(tmp_path):
     file = write_yaml(tmp_path / "a.yaml", epochs=3, seed=3)
     config = Config("VLSID", "toy", [file], {"epochs": 4, "resume": True, "topk": [5, 10]})
     assert config.external_plain() == {"epochs": 4, "seed": 3, "topk": [5, 10]}
+
+
+def test_what_recbole_writes_into_the_settings_of_a_run_does_not_make_it_another_run():
+    config = Config("BERT4Rec", "ml-100k", config_dict={"seed": 1})
+    before = config.hash()
+    MaskItemSequence(config)
+    assert config["MASK_INDEX"] and config.hash() == before
