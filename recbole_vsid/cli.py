@@ -47,7 +47,8 @@ def _value(key, text):
 
     if key == "config_files":
         return text  # several, each perhaps between quotation marks
-    return text.strip("'\"") if key in NAMES else parse_value(text)
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return text if key in NAMES and not quoted else parse_value(text)
 
 
 def main(arguments=None):
@@ -72,7 +73,7 @@ def main(arguments=None):
         debug = str(settings.get("state", "")).lower() == "debug"
         files = shlex.split(settings.pop("config_files", ""))
         if verb not in WITHOUT_DEFAULT_DATASET:
-            settings.setdefault("dataset", "ml-100k")
+            _set_default(files, settings, "dataset", "ml-100k")
         return VERBS[verb](files, settings)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -88,7 +89,7 @@ def main(arguments=None):
 def _train(files, settings):
     from recbole_vsid.quick_start import run
 
-    settings.setdefault("model", "VLSID")
+    _set_default(files, settings, "model", "VLSID")
     run(settings["model"], settings["dataset"], files, settings)
     return 0
 
@@ -120,12 +121,10 @@ def _tokenize(files, settings):
 def _leaderboard(files, settings):
     from recbole_vsid.leaderboard.board import DEFAULT_OUTPUT_DIR, leaderboard
 
-    settings.setdefault("model", "VLSID,SASRec,Pop")
+    _set_default(files, settings, "model", "VLSID,SASRec,Pop")
     models, datasets = (_names(settings.pop(key)) for key in ("model", "dataset"))
     seeds = settings.pop("seed", 2020)
-    if isinstance(seeds, str):
-        seeds = [_seed(seed) for seed in _names(seeds)]
-    seeds = seeds if isinstance(seeds, list) else [seeds]
+    seeds = [_seed(str(seed)) for seed in (seeds if isinstance(seeds, list) else _names(str(seeds)))]
     own = _taken(settings, "settings_dir", "jobs", "report_only")
     output_dir = settings.pop("output_dir", DEFAULT_OUTPUT_DIR)
     failures, written = leaderboard(models, datasets, seeds, output_dir, files, settings, **own)
@@ -187,7 +186,8 @@ def _tune(files, settings):
     from recbole_vsid.tuning import tune
 
     own = _taken(settings, "params_file", "algo", "max_evals", "early_stop", "output_file")
-    model, dataset = settings.pop("model", "VLSID"), settings.pop("dataset")
+    _set_default(files, settings, "model", "VLSID")
+    model, dataset = settings.pop("model"), settings.pop("dataset")
     found = tune(model, dataset, **own, config_file_list=files, config_dict=settings)
     failed = int((found["trials"]["failed"] != "").sum())
     print(f"{len(found['trials'])} trials" + (f", {failed} of them failed" if failed else "") + f": {found['file']}")
@@ -207,6 +207,14 @@ def _explore(files, settings):
         raise ValueError("leave out --dataset and --config_files: the checkpoint holds the settings of its run")
     print(f"Explorer: {explore(dataset or 'ml-100k', files, settings, **own)}")
     return 0
+
+
+def _set_default(files, settings, key, default):
+    """What the files say of a setting that the command line leaves out, or else the default."""
+    from recbole_vsid.config import read_settings
+
+    given = [default, *(values[key] for values in map(read_settings, files) if key in values)]
+    settings.setdefault(key, given[-1])
 
 
 def _taken(settings, *names):

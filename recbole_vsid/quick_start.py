@@ -112,6 +112,7 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
         print_diagnostics(data.tokenizer_report)
     recommender, train_data = build_model(config, loaders)
     trainer = trainer_class(config)(config, recommender)
+    trainer.data_fingerprint = data.fingerprint()
     if last:
         trainer.resume_checkpoint(trainer.folder / "last.pth")
 
@@ -167,17 +168,23 @@ def load(checkpoint, config_dict=None):
         (Config, dataset, loaders, model); the model is in eval mode.
 
     Raises:
-        ValueError: the file is damaged, or the model keeps more than tensors and plain values.
+        ValueError: the file is damaged or another program's, the model keeps more than tensors and plain values, or the
+            data have changed under one of RecBole's, which know users and items by running numbers only.
     """
     state = load_checkpoint(checkpoint)
+    if not isinstance(state, dict) or not {"model", "settings", "state_dict", "data_fingerprint"} <= set(state):
+        raise ValueError(f"{checkpoint} is no checkpoint of this package; name the best.pth or last.pth of a run")
     config = Config(state["model"], state["dataset"], config_dict={**state["settings"], **(config_dict or {})})
     init_seed(config["seed"], config["reproducibility"])
-    table = state["semantic_ids"]
     dataset, loaders = build_data(config, state)
-    if table and dataset.fingerprint() != table["provenance"].get("data_fingerprint"):
-        getLogger().warning(f"{checkpoint} was trained on other interactions than {config['data_path']} holds now")
+    if dataset.fingerprint() != state["data_fingerprint"]:
+        message = f"{checkpoint} was trained on other interactions than {config['data_path']} holds now"
+        if not config.is_generative:
+            raise ValueError(f"{message}, so users and items may have other numbers; train {state['model']} again")
+        getLogger().warning(message)
     model, _ = build_model(config, loaders)
-    missing = set(model.other_parameter()) - set(state["other_parameter"])
+    kept = {name for name, value in model.other_parameter().items() if not isinstance(value, torch.nn.Module)}
+    missing = kept - set(state["other_parameter"])  # the weights of a module are in the state_dict
     if missing:
         raise ValueError(
             f"{checkpoint}: {state['model']} keeps {sorted(missing)}, which no safe file holds; train it again"

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from recbole_vsid.data.sequences import EventLog
 from recbole_vsid.quick_start import load
-from recbole_vsid.storage import atomic_path, read_json
+from recbole_vsid.storage import atomic_path
 
 MOST_SCORES = 2**25  # scores of users × items that are held at once
 NAMED_AT_MOST = 5  # unknown ids that an error lists
@@ -102,22 +102,12 @@ class Queries(NamedTuple):
 
 
 def _load(checkpoint, config_dict):
-    """:func:`~recbole_vsid.quick_start.load`, which refuses data that give RecBole's models other item numbers."""
     try:
-        config, dataset, loaders, model = load(checkpoint, config_dict)
+        return load(checkpoint, config_dict)
     except RuntimeError as error:  # PyTorch's, when weights are of other shapes than the model's
         raise ValueError(
             f"{checkpoint} does not fit the data or the settings: {error}; train the model again"
         ) from error
-    record = Path(checkpoint).with_name("result.json")
-    # This package's checkpoints name their items; RecBole's models know users and items by running numbers only.
-    trained_on = read_json(record)["protocol"]["data_fingerprint"] if record.is_file() else dataset.fingerprint()
-    if not config.is_generative and trained_on != dataset.fingerprint():
-        raise ValueError(
-            f"{checkpoint} was trained on other interactions than {config['data_path']} holds now, so users and items "
-            f"may have other numbers; train {config['model']} again"
-        )
-    return config, dataset, loaders, model
 
 
 def _known_users(dataset, users):

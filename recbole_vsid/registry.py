@@ -47,7 +47,7 @@ CONTENT_IDENTITIES = {
 }
 
 # RecBole's models that fail on SciPy 1.13 or later unless their adjacency matrix is built differently.
-GRAPH_MODELS = ("LightGCN", "NGCF", "NCL")
+GRAPH_MODELS = ("LightGCN", "NGCF", "NCL", "GCMC")
 
 # Models of other packages → their property files, see register_model.
 OUTSIDE_PROPERTIES = {}

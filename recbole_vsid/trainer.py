@@ -43,6 +43,7 @@ class ProtocolTrainerMixin:
         best_protocols: results of both protocols at the best validation.
         train_seconds, trained_examples: time spent in training epochs, and the targets trained in it.
         evaluation_seconds, evaluated_users: the same for the last evaluation.
+        data_fingerprint: of the interactions, for the checkpoints; set by whoever knows the data set.
         learning_curve: per validation: epochs and training seconds so far, last training loss, validation score.
     """
 
@@ -51,7 +52,7 @@ class ProtocolTrainerMixin:
         self.eval_collector = ProtocolCollector(config)
         self.folder = run_folder(config)
         self.saved_model_file = str(self.folder / "best.pth")
-        self.best_protocols = None
+        self.best_protocols = self.data_fingerprint = None
         self.learning_curve = []
         self.train_seconds = self.evaluation_seconds = 0.0
         self.trained_examples = self.evaluated_users = 0
@@ -137,6 +138,7 @@ class ProtocolTrainerMixin:
             "model": self.config["model"],
             "dataset": self.config["dataset"],
             "settings": self.config.external_plain(),
+            "data_fingerprint": self.data_fingerprint,
             "epoch": epoch,
             "state_dict": self.model.state_dict(),
             "other_parameter": {name: value for name, value in other.items() if isinstance(value, PLAIN)},

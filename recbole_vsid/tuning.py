@@ -10,15 +10,19 @@
     search.best_params
 
 :func:`tune` mends what would go wrong there unnoticed: an exhaustive search stopped after ten trials without progress,
-values in the file were evaluated as Python, one failed trial ended the search, and no seed was set.
+or left combinations out, values in the file were evaluated as Python, one failed trial ended the search, and no seed
+was set.
 """
 
 from __future__ import annotations
 
 import ast
 import io
+import itertools
+import math
 import os
-from contextlib import contextmanager, redirect_stdout
+import sys
+from contextlib import contextmanager, redirect_stdout, suppress
 from logging import getLogger
 from pathlib import Path
 
@@ -87,7 +91,7 @@ class Search(HyperTuning):
             message = " ".join(str(error).split())
             getLogger().error(f"{self.params2str(params)} failed: {message}")
             row = {"valid_score": None, "failed": message}
-            answer = {"loss": float("inf"), "status": "fail"}
+            answer = {"loss": sys.float_info.max, "status": "fail"}  # from infinity hyperopt counts no progress
         self.rows.append({**params, **row})
         with atomic_path(self.output_file) as temporary:
             pd.DataFrame(self.rows).to_csv(temporary, index=False)
@@ -145,14 +149,16 @@ def tune(
         with redirect_stdout(io.StringIO()):
             return objective_function({"show_progress": False, **fixed, **_typed(config, params)}, config_file_list)
 
-    # RecBole counts the combinations of an exhaustive search itself, and would stop it early.
-    patience = 10**9 if algo == "exhaustive" else early_stop
-    search = Search(objective, output, params_dict=space, algo=algo, max_evals=max_evals, early_stop=patience)
-    with _seeded(config["seed"]):
-        try:
+    drawn = "random" if algo == "exhaustive" else algo
+    search = Search(objective, output, params_dict=space, algo=drawn, max_evals=max_evals, early_stop=early_stop)
+    if algo == "exhaustive":  # RecBole's draws combinations until it meets no new ones, and cannot draw lists
+        for values in itertools.product(*space["choice"].values()):
+            search.trial(dict(zip(space["choice"], values)))
+    else:
+        with _seeded(config["seed"]), suppress(AllTrialsFailed):
             search.run()
-        except AllTrialsFailed:
-            raise ValueError(f"every trial failed, the first with: {search.rows[0]['failed']}") from None
+    if not search.params2result:
+        raise ValueError(f"every trial failed, the first with: {search.rows[0]['failed']}")
     best = search.best_params
     return {
         "best_params": _typed(config, best),
@@ -181,9 +187,10 @@ def read_space(file):
             continue
         name, kind, values = (*line.split(None, 2), "", "")[:3]
         try:
-            found = list(ast.literal_eval(values))
-        except (ValueError, SyntaxError, TypeError):
-            found = []
+            found = ast.literal_eval(values)
+        except (ValueError, SyntaxError):
+            found = None
+        found = list(found) if isinstance(found, (list, tuple)) else []
         numbers = all(isinstance(value, (int, float)) for value in found)
         if not found or (kind != "choice" and not (numbers and len(found) == BOUNDS.get(kind))):
             raise ValueError(
@@ -199,23 +206,33 @@ def read_space(file):
 
 
 def _check_space(space, files, fixed):
-    """Refuse values that the configuration would refuse; return the configuration without any of them."""
+    """Refuse values that the configuration would refuse; return the configuration without any of them.
+
+    Every choice, and both bounds of every range, is tried beside the first values of the other settings.
+    """
     config = Config(config_file_list=files, config_dict=fixed)
+    tried = {}
     for kind, names in space.items():
         for name, values in names.items():
-            for value in values if kind == "choice" else ():
-                Config(config_file_list=files, config_dict={**fixed, name: value})
-            if kind != "choice" and config[name] is None:
-                Config(config_file_list=files, config_dict={**fixed, name: values[0]})  # names the nearest setting
+            if kind != "choice":
+                values = [math.exp(bound) if kind == "loguniform" else bound for bound in values[:2]]
+            tried[name] = [_typed(config, {name: value})[name] for value in values]
+    first = {name: values[0] for name, values in tried.items()}
+    for name, values in tried.items():
+        for value in values:
+            Config(config_file_list=files, config_dict={**fixed, **first, name: value})
     return config
 
 
 def _typed(config, params):
-    """``params`` with whole numbers where the settings are: hyperopt draws floating-point numbers only."""
-    return {
-        key: int(value) if type(config[key]) is int and isinstance(value, float) and value.is_integer() else value
-        for key, value in params.items()
-    }
+    """``params`` with whole numbers where the settings are, and lists: hyperopt draws floats and tuples."""
+    typed = dict(params)
+    for key, value in params.items():
+        if isinstance(value, tuple):
+            typed[key] = list(value)
+        elif isinstance(value, float) and value.is_integer() and (type(config[key]) is int or config[key] == "auto"):
+            typed[key] = int(value)
+    return typed
 
 
 @contextmanager

@@ -107,9 +107,17 @@ def test_defaults(runs):
     assert runs == [("VLSID", "ml-100k", [], {"model": "VLSID", "dataset": "ml-100k"})]
 
 
-def test_settings_and_files_are_handed_on(runs):
+def test_settings_and_files_are_handed_on(runs, tmp_path):
+    (tmp_path / "a.yaml").write_text("epochs: 2\n")
+    (tmp_path / "b.yaml").write_text("topk: [5]\n")
     assert main(["--model=SASRec", "--config_files=a.yaml  b.yaml", "--epochs=3"]) == 0
     assert runs == [("SASRec", "ml-100k", ["a.yaml", "b.yaml"], {"model": "SASRec", "dataset": "ml-100k", "epochs": 3})]
+
+
+def test_files_may_name_model_and_dataset(runs, tmp_path):
+    (tmp_path / "a.yaml").write_text("model: Pop\ndataset: toy\n")
+    assert main(["--config_files=a.yaml"]) == 0 and main(["--config_files=a.yaml", "--dataset=mine"]) == 0
+    assert [run[:2] for run in runs] == [("Pop", "toy"), ("Pop", "mine")]
 
 
 def test_without_arguments_sys_argv_is_read(runs, monkeypatch):

@@ -12,7 +12,7 @@ from recbole_vsid import run
 from recbole_vsid.cli import main
 from recbole_vsid.config import Config, properties_folder
 from recbole_vsid.evaluation.collector import KEPT, MASKED
-from recbole_vsid.tuning import objective_function, read_space, tune
+from recbole_vsid.tuning import Search, _typed, objective_function, read_space, tune
 
 EXAMPLES = sorted((properties_folder() / "hyper").glob("*.test"))
 
@@ -83,6 +83,40 @@ def test_random_search_has_a_seed_and_gives_whole_numbers(settings, tmp_path):
     assert set(first["embedding_size"] % 4) == {0} and first["failed"].eq("").all()
 
 
+def test_what_depends_on_each_other_is_checked_together_and_lists_are_values(small_settings, tmp_path):
+    (tmp_path / "space.test").write_text(
+        "tokenizer choice ['rkmeans','opq']\nsid_n_levels choice [2]\ncontent choice [['tfidf'],['cooccurrence']]\n"
+    )
+    fixed = small_settings("VLSID").items()
+    settings = {key: value for key, value in fixed if key != "tokenizer" and not key.startswith("sid_")}
+    found = tune("VLSID", "toy", "space.test", config_dict={**settings, "epochs": 1})
+    assert len(found["trials"]) == 4 and found["trials"]["failed"].eq("").all()
+    assert found["best_params"]["content"] in (["tfidf"], ["cooccurrence"])
+
+
+def test_a_failure_does_not_end_a_search(tmp_path):
+    scores = iter([None, *range(1, 30)])
+
+    def objective(params):
+        score = next(scores)
+        if score is None:
+            raise ValueError("the first one fails")
+        return {"model": "X", "best_valid_score": score, "valid_score_bigger": True, "best_valid_result": {},
+                "test_result": {}}  # fmt: skip
+
+    space = {"uniform": {"x": [0.0, 1.0]}}
+    search = Search(objective, tmp_path / "t.csv", params_dict=space, algo="random", max_evals=20, early_stop=3)
+    search.run()
+    assert len(search.rows) == 20 and search.best_score == 19
+
+
+def test_whole_numbers_for_settings_that_may_be_auto():
+    config = Config("IntRR", "ml-100k")
+    assert _typed(config, {"sid_suffix_size": 8.0, "n_layers": 2.0, "dropout_prob": 0.0, "content": ("tfidf",)}) == {
+        "sid_suffix_size": 8, "n_layers": 2, "dropout_prob": 0.0, "content": ["tfidf"],
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
 def test_examples_are_read_by_us_and_by_recbole(file):
     space = read_space(file)
@@ -110,6 +144,7 @@ def test_every_model_of_this_package_has_an_example():
         ("learning_rate uniform 0.1,0.2\n", "algo=exhaustive takes `choice` only"),
         ("learning_rat choice [0.1]\n", "unknown setting 'learning_rat'"),
         ("learning_rate choice [0.1, 99]\n", "learning_rate=99 is not usable"),
+        ("metrics choice 'NDCG'\n", "line 1"),
     ],
 )
 def test_bad_spaces_are_refused_before_any_trial(text, message, tmp_path, capsys):

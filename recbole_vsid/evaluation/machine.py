@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from itertools import islice
 
 import numpy as np
 import torch
@@ -35,12 +36,13 @@ def request_milliseconds(trainer, eval_data):
     Returns:
         float: milliseconds from the interaction of one user to the scores on the CPU.
     """
-    users = next(iter(eval_data))[0]
     none = torch.zeros(0, dtype=torch.long)
     times = []
-    for row in range(min(REQUESTS + WARM_UP, len(users))):
+    # RecBole's batches for models without sequences may hold a single user.
+    users = (batch[0][row : row + 1] for batch in eval_data for row in range(len(batch[0])))
+    for user in islice(users, REQUESTS + WARM_UP):
         started = time.perf_counter()
-        _, scores, *_ = trainer._full_sort_batch_eval((users[row : row + 1], None, none, none))
+        _, scores, *_ = trainer._full_sort_batch_eval((user, None, none, none))
         scores.cpu()
         times.append(time.perf_counter() - started)
     return round(1000 * float(np.median(times[WARM_UP:] or times)), 3)

@@ -47,6 +47,8 @@ def leaderboard(
         KeyboardInterrupt: interrupted; the tables then show what was finished.
     """
     console = console or Console()
+    if not isinstance(report_only, bool):
+        raise ValueError(f"report_only={report_only!r} is not usable: it must be true or false")
     if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
         raise ValueError(f"jobs={jobs!r} is not usable: it must be a whole number of at least 1")
     check_writable(Path(output_dir) / "results.jsonl", "output_dir")
@@ -61,7 +63,8 @@ def leaderboard(
     console.print(f"{len(runs) - len(missing)} of {len(runs)} runs are in {results.path}, {len(missing)} to do{left}")
     failures = {}
     try:
-        failures = execute(missing, results, jobs, console) if missing else {}
+        if missing:
+            execute(missing, results, jobs, console, failures)
     finally:
         wanted = [run.key for run in runs]
         records = Results(output_dir).records  # read again: another process may have added to them

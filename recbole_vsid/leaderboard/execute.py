@@ -31,13 +31,15 @@ class Job:
         run: the :class:`~recbole_vsid.leaderboard.plan.PlannedRun`.
         n_threads: CPU threads it may use; 0 leaves PyTorch's choice.
         resume: whether to go on from what an interrupted run left.
+        keep_log: whether its log goes on behind what is there.
     """
 
-    def __init__(self, run, n_threads, resume):
+    def __init__(self, run, n_threads, resume, keep_log=False):
         self.run, self.n_threads, self.resumed = run, n_threads, resume
         self.started = time.monotonic()
         self.log = run.folder / "run.log"
         run.folder.mkdir(parents=True, exist_ok=True)
+        _data_file(run).write_text(run.data_hash, encoding="utf-8")
         arguments = [*run.arguments, "--show_progress=false"]
         environment = dict(os.environ)
         if n_threads and not any(argument.startswith("--num_threads=") for argument in run.arguments):
@@ -48,7 +50,7 @@ class Job:
         # The package may be on sys.path only because the script beside it was started.
         package = str(Path(__file__).resolve().parents[2])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
-        with open(self.log, "ab" if resume else "wb") as log:
+        with open(self.log, "ab" if resume or keep_log else "wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "recbole_vsid", *arguments],
                 stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
@@ -74,7 +76,7 @@ class Job:
         record = read_json(self.run.folder / "result.json")
         if record["config_hash"] != self.run.config_hash:
             raise ValueError(f"its record is of configuration {record['config_hash']}, not {self.run.config_hash}")
-        own = {"entry": self.run.entry, "data_hash": self.run.data_hash, "arguments": list(self.run.arguments)}
+        own = {"entry": self.run.entry, "identity": self.run.identity, "arguments": list(self.run.arguments)}
         return {**own, "seconds": round(self.seconds, 1), "resumed": self.resumed, **record}
 
     def failure(self):
@@ -96,23 +98,21 @@ class Job:
             self.process.wait()
 
 
-def execute(runs, results, n_jobs, console):
-    """Run ``runs`` and add their records to ``results``.
+def execute(runs, results, n_jobs, console, failures):
+    """Run ``runs``, add their records to ``results``, and those that fail to ``failures``.
 
     Args:
         runs: list of :class:`~recbole_vsid.leaderboard.plan.PlannedRun`, none of them in ``results``.
         results: :class:`~recbole_vsid.leaderboard.store.Results`.
         n_jobs: processes at once; they share the processors evenly.
         console: rich's, for the lines and the bar.
-
-    Returns:
-        dict: run → why it failed and its log, for those that did.
+        failures: dict, run → why it failed and its log.
 
     Raises:
         KeyboardInterrupt: after an interruption or SIGTERM, when all processes have been stopped.
     """
     n_threads = max(1, (os.cpu_count() or 1) // n_jobs) if n_jobs > 1 else 0
-    waiting, active, failures = list(runs), [], {}
+    waiting, active = list(runs), []
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
     with _terminated_like_interrupted(), Progress(*columns, console=console) as progress:
         bar = progress.add_task("", total=len(runs))
@@ -123,9 +123,9 @@ def execute(runs, results, n_jobs, console):
                 time.sleep(POLL_SECONDS)
                 for job in [job for job in active if job.process.poll() is not None]:
                     active.remove(job)
-                    if job.process.returncode and job.resumed:
-                        console.print(f"{job.run.name}: what an interruption left is not usable, it starts anew")
-                        active.append(Job(job.run, n_threads, resume=False))
+                    if job.process.returncode > 0 and job.resumed:
+                        console.print(f"{job.run.name}: could not go on ({job.failure()}), it starts anew")
+                        active.append(Job(job.run, n_threads, resume=False, keep_log=True))
                         continue
                     _finish(job, results, failures, console)
                     progress.advance(bar)
@@ -134,17 +134,27 @@ def execute(runs, results, n_jobs, console):
                 progress.update(bar, description=f"{doing}  {left}")
         finally:
             for job in active:
-                job.stop()
-    return failures
+                if job.process.poll() == 0:  # done since the last look
+                    _finish(job, results, failures, console)
+                else:
+                    job.stop()
 
 
 def _start(run, n_threads, console):
     last, result = run.folder / "last.pth", run.folder / "result.json"
     interrupted = last.is_file() and (run.folder / "best.pth").is_file()
     interrupted = interrupted and not (result.is_file() and result.stat().st_mtime >= last.stat().st_mtime)
+    # The folder is that of the settings; a checkpoint holds semantic IDs made from the files as they were then.
+    data = _data_file(run)
+    interrupted = interrupted and data.is_file() and data.read_text(encoding="utf-8") == run.data_hash
     job = Job(run, n_threads, resume=run.resumable and interrupted)
     console.print(f"{run.name}: {'goes on' if job.resumed else 'starts'}")
     return job
+
+
+def _data_file(run):
+    """Which data files the run in this folder read."""
+    return run.folder / "data_hash"
 
 
 def _finish(job, results, failures, console):

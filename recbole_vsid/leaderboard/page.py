@@ -120,7 +120,7 @@ def _row(board, row):
             )
     for text in report.costs(row).values():
         cells.append(f'<td data-value="{_sortable(text)}">{escape(text)}</td>')
-    found = published(board.dataset, row.records[0]["model"])
+    found = published(board.dataset, row.entry)
     source = escape(found["source"]) if found else ""
     cells.append(f'<td class="published" title="{source}">{escape(report.published_figures(board, row))}</td>')
     return f"<tr>{''.join(cells)}</tr>"
@@ -154,8 +154,7 @@ def _entries(board):
     parts = []
     for entry, (how, command) in report.per_entry(board).items():
         parts.append(f"<dt>{escape(entry)}</dt><dd>{escape(how)}<br><code>{escape(command)}</code></dd>")
-    cited = [(row.entry, published(board.dataset, row.records[0]["model"])) for row in board.rows]
-    sources = "; ".join(f"{entry}: {found['source']}" for entry, found in cited if found)
+    sources = report.sources(board)
     note = f"<p>Published figures, under the papers' own settings: {escape(sources)}.</p>" if sources else ""
     return f"<h3>Each model</h3><dl>{''.join(parts)}</dl>{note}"
 

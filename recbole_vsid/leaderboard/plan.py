@@ -31,6 +31,7 @@ class PlannedRun:
         arguments: of ``run_recbole_vsid.py``.
         config_hash: identity of all settings that decide the result, the seed among them.
         data_hash: identity of the files it reads.
+        identity: of those settings but the seed, and of the files; runs that differ in it are never averaged.
         folder: where it keeps checkpoints and ``result.json``.
         resumable: whether an interrupted run can go on.
     """
@@ -41,13 +42,15 @@ class PlannedRun:
     arguments: tuple[str, ...]
     config_hash: str
     data_hash: str
+    identity: str
     folder: Path
     resumable: bool
+    topk: tuple[int, ...]
 
     @property
     def key(self):
         """What makes two runs the same."""
-        return self.entry, self.dataset, self.seed, self.config_hash, self.data_hash
+        return self.entry, self.dataset, self.seed, self.identity
 
     @property
     def name(self):
@@ -80,11 +83,6 @@ def plan(entries, datasets, seeds, settings_dir=None, config_file_list=None, con
     if settings_dir is not None and not Path(settings_dir).is_dir():
         raise FileNotFoundError(f"settings_dir={str(settings_dir)!r} is not a folder")
     shared = {key: value for key, value in (config_dict or {}).items() if key != "show_progress"}
-    for key in ("result_file", "resume"):
-        if key in shared:
-            raise ValueError(
-                f"{key} is not for a leaderboard, which keeps results and resumes runs by itself; leave it out"
-            )
     runs = [
         _planned(entry, dataset, seed, settings_dir, list(config_file_list or []), shared)
         for dataset in datasets
@@ -96,6 +94,9 @@ def plan(entries, datasets, seeds, settings_dir=None, config_file_list=None, con
         twin = folders.setdefault(run.folder, run)
         if twin is not run:
             raise ValueError(f"{twin.entry} and {run.entry} have the same settings; leave one of them out")
+    if not set.intersection(*(set(run.topk) for run in runs)):
+        cutoffs = ", ".join(f"{entry} {topk}" for entry, topk in sorted({(run.entry, run.topk) for run in runs}))
+        raise ValueError(f"topk: the models share no cut-off ({cutoffs}), so no table could show them all")
     return runs
 
 
@@ -115,14 +116,21 @@ def _planned(entry, dataset, seed, settings_dir, files, settings):
         raise ValueError(f"{entry}: {error}") from error
     if not {"ndcg", "recall"} <= {metric.lower() for metric in config["metrics"]}:
         raise ValueError(f"{entry}: metrics={config['metrics']} is not usable: a leaderboard needs NDCG and Recall")
+    for key in ("result_file", "resume"):
+        if config[key]:
+            raise ValueError(
+                f"{entry}: {key} is not for a leaderboard, which keeps results and resumes runs by itself; leave it out"
+            )
     arguments = [f"--model={model}", f"--dataset={dataset}", f"--seed={seed}"]
     if files:
         arguments.append(f"--config_files={shlex.join(files)}")
     given = {key: value for key, value in settings.items() if key not in ("seed", "model", "dataset")}
     arguments += [f"--{key}={_text(value)}" for key, value in given.items()]
+    data = data_hash(config)
+    identity = content_hash({**config.plain(), "seed": None}, data)
     return PlannedRun(
-        entry, dataset, seed, tuple(arguments), config.hash(), data_hash(config), run_folder(config),
-        config.is_generative,
+        entry, dataset, seed, tuple(arguments), config.hash(), data, identity, run_folder(config),
+        config.is_generative, tuple(config["topk"]),
     )  # fmt: skip
 
 

@@ -5,6 +5,8 @@ The two protocols are columns of their own, and so are figures from papers, whic
 
 from __future__ import annotations
 
+import shlex
+
 import pandas as pd
 
 from recbole_vsid.evaluation.collector import PROTOCOL_NAMES
@@ -15,8 +17,8 @@ from recbole_vsid.storage import atomic_path
 MARKS = {BETTER: " ▲", WORSE: " ▼"}
 LEGEND = (
     "± is the 95 % interval: over seeds (Student), or, marked °, over test users where there is one seed only. "
-    "▲ and ▼: better or worse than the best model without semantic IDs (bold) by more than chance at 5 %, by Welch's "
-    "test over seeds, or a z-test over users for one seed, with Holm's correction over the column."
+    "▲ and ▼: better or worse than the model without semantic IDs that has the best NDCG (bold) by more than chance at "
+    "5 %, by Welch's test over seeds, or a z-test over users for one seed, with Holm's correction over the column."
 )
 
 
@@ -53,7 +55,7 @@ def costs(row):
 
 def published_figures(board, row):
     """The paper's NDCG and Recall of this entry in brackets, or a dash."""
-    found = published(board.dataset, row.records[0]["model"]) or {}
+    found = published(board.dataset, row.entry) or {}
     values = [figure(found[metric]) for metric in board.table_metrics if metric in found]
     return f"[{' / '.join(values)}]" if values else "–"
 
@@ -80,12 +82,19 @@ def metric_name(metric):
 
 def facts(board):
     """The protocol of a board, name → text."""
-    first = board.rows[0].records[0]
+    records = [record for row in board.rows for record in row.records]
     shared = {name.replace("_", " "): str(value) for name, value in board.protocol.items()}
     shared["consumed kept"] = "items a user has consumed stay candidates (RecBole's way for sequential models)"
     shared["consumed masked"] = "they are removed after scoring, but for the target itself (most papers' way)"
-    machines = sorted({_machine(record) for row in board.rows for record in row.records})
-    return {**shared, "measured on": "; ".join(machines), "package": f"recbole_vsid {first['package_version']}"}
+    shared["measured on"] = "; ".join(sorted({_machine(record) for record in records}))
+    versions = sorted({record["package_version"] for record in records})
+    return {**shared, "package": f"recbole_vsid {', '.join(versions)}"}
+
+
+def sources(board):
+    """Where the published figures of a board are from, in one text; empty if there are none."""
+    cited = {row.entry: published(board.dataset, row.entry) for row in board.rows}
+    return "; ".join(f"{entry}: {found['source']}" for entry, found in cited.items() if found)
 
 
 def _machine(record):
@@ -98,14 +107,10 @@ def per_entry(board):
     return {
         row.entry: [
             f"selected by {row.records[0]['protocol']['selected_by']}; {row.records[0]['protocol']['decoding']}",
-            f"python run_recbole_vsid.py {' '.join(map(_quoted, row.records[0]['arguments']))}",
+            f"python run_recbole_vsid.py {shlex.join(row.records[0]['arguments'])}",
         ]
         for row in board.rows
     }
-
-
-def _quoted(argument):
-    return f'"{argument}"' if any(character in argument for character in " [{") else argument
 
 
 def markdown(all_boards, failures):
@@ -114,12 +119,9 @@ def markdown(all_boards, failures):
     for board in all_boards:
         frame = table(board)
         parts += [f"## {board.dataset}", _markdown_table(frame)]
-        cited = {row.entry: published(board.dataset, row.records[0]["model"]) for row in board.rows}
-        sources = [f"{entry}: {found['source']}" for entry, found in cited.items() if found]
-        if sources:
-            parts.append(
-                f"In brackets NDCG@10 / Recall@10 as published, under the papers' own settings: {'; '.join(sources)}."
-            )
+        if sources(board):
+            names = " / ".join(map(metric_name, board.table_metrics))
+            parts.append(f"In brackets {names} as published, under the papers' own settings: {sources(board)}.")
         if board.left_out:
             parts.append(f"{board.left_out} finished runs with other settings are in results.jsonl and not shown.")
         parts.append("\n".join(f"- {name}: {text}" for name, text in facts(board).items()))
@@ -138,7 +140,7 @@ def _markdown_table(frame):
 
 
 def plain(all_boards):
-    """All numbers as a data frame, one row per board, entry, protocol and metric."""
+    """The numbers of the tables as a data frame, one row per board, entry, protocol and metric."""
     rows = []
     for board in all_boards:
         for row in board.rows:
@@ -150,7 +152,7 @@ def plain(all_boards):
                     "metric": metric, "mean": estimate.mean, "half_width_95": estimate.half_width,
                     "interval_over": estimate.over, "against_best_baseline": row.verdicts.get((protocol, metric)),
                     "seeds": " ".join(map(str, row.seeds)), "values": " ".join(map(str, estimate.values)),
-                    "published": (published(board.dataset, row.records[0]["model"]) or {}).get(metric),
+                    "published": (published(board.dataset, row.entry) or {}).get(metric),
                     **{name: row.mean(name) for name in row.records[0]["cost"]},
                 })  # fmt: skip
     return pd.DataFrame(rows)

@@ -1,7 +1,7 @@
 """``results.jsonl``: one finished run per line, only ever appended to.
 
-A line is the run's result record with what the leaderboard knows about it: its entry, the hash of its data files, its
-command and how long it took. A last line that an interruption cut off is left out with a warning.
+A line is the run's result record with what the leaderboard knows about it: its entry, the identity of its settings and
+data files, its command and how long it took. A last line that an interruption cut off is left out with a warning.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ class Results:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self._cut_off:
             self._drop_last_line()
-        with open(self.path, "ab") as file:
+        with open(self.path, "ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read() == b"\n" else "\n" + line  # somebody's editor left the last line open
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
@@ -59,4 +62,4 @@ class Results:
 
 def key(record):
     """What makes two runs the same; see :attr:`~recbole_vsid.leaderboard.plan.PlannedRun.key`."""
-    return tuple(record[name] for name in ("entry", "dataset", "seed", "config_hash", "data_hash"))
+    return tuple(record[name] for name in ("entry", "dataset", "seed", "identity"))

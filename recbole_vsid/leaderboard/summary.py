@@ -1,11 +1,11 @@
 """Records → boards: what may be compared, means over seeds with intervals, which differences are more than chance.
 
 Only runs of the same data, split, order, ranking and candidates stand on one board, and within an entry only runs of
-the same settings are averaged. Intervals and tests are at 95 %:
+the same settings and files are averaged. Intervals and tests are at 95 %:
 
 - with several seeds, Student's interval over seeds, and Welch's test against the best baseline;
 - with one seed, 1.96 standard errors over test users, and a z-test on them, as if the two runs had tested other users
-  (which makes it harder to find a difference).
+  (which makes it harder to find a difference); the same where the seed changes neither model.
 
 Holm's correction is over the entries that are compared in one column. A baseline is a model without semantic IDs.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +22,6 @@ import numpy as np
 import yaml
 from scipy import stats
 
-from recbole_vsid.config import VOLATILE_KEYS
 from recbole_vsid.evaluation.collector import KEPT, PROTOCOL_NAMES
 from recbole_vsid.leaderboard.store import key
 from recbole_vsid.storage import content_hash
@@ -33,12 +33,18 @@ BETTER, WORSE, UNCLEAR = "better", "worse", "unclear"
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, its half-width at 95 % (None if nothing tells it), and over what that is: seeds or users."""
+    """A mean, its half-width at 95 % (None if nothing tells it), and over what that is: seeds or users.
+
+    Attributes:
+        values: of the seeds.
+        user_error: standard error over test users of the first seed, or None.
+    """
 
     mean: float
     half_width: float | None
     over: str | None
     values: tuple[float, ...]
+    user_error: float | None
 
 
 @dataclass
@@ -82,7 +88,8 @@ class Board:
         protocol: what they share.
         cutoff: of the two metrics in the table.
         best_baseline: protocol → entry of the best baseline by NDCG, or None.
-        left_out: number of finished runs of these data that are not shown: other settings than the row of their entry.
+        left_out: number of finished runs of these data that are not shown: other settings or files than their entry's
+            row, or other cut-offs than the board.
     """
 
     dataset: str
@@ -117,14 +124,17 @@ def boards(records, wanted=()):
 def _board(records, wanted):
     shown, chosen = {}, {}
     for record in sorted(records, key=lambda record: key(record) in wanted):  # those wanted come last, and win
-        shown[record["entry"]] = settings_hash(record)
+        shown[record["entry"]] = record["identity"]
     for record in records:
-        if settings_hash(record) == shown[record["entry"]]:
+        if record["identity"] == shown[record["entry"]]:
             chosen.setdefault(record["entry"], {})[record["seed"]] = record
-    cutoff = _cutoff(records)
+    cutoffs = {entry: _cutoffs(by_seed.values()) for entry, by_seed in chosen.items()}
+    cutoff = _most_common(cutoffs.values())
     metrics = (f"ndcg@{cutoff}", f"recall@{cutoff}")
     rows = []
     for entry, by_seed in chosen.items():
+        if cutoff not in cutoffs[entry]:
+            continue
         ordered = [by_seed[seed] for seed in sorted(by_seed)]
         values = {
             (protocol, metric): estimate(ordered, protocol, metric) for protocol in PROTOCOL_NAMES for metric in metrics
@@ -143,54 +153,43 @@ def _board(records, wanted):
     return Board(records[0]["dataset"], protocol, cutoff, rows, best, left_out)
 
 
-def settings_hash(record):
-    """Identity of a record's settings without its seed."""
-    settings = {name: value for name, value in record["settings"].items() if name not in (*VOLATILE_KEYS, "seed")}
-    return content_hash(settings, record["package_version"])
+def _cutoffs(records):
+    """The cut-offs at which all have both NDCG and Recall."""
+    names = set.intersection(*(set(record["test_result"][KEPT]) for record in records))
+    cutoffs = {int(name.partition("@")[2]) for name in names if name.startswith("ndcg@")}
+    return {cutoff for cutoff in cutoffs if f"recall@{cutoff}" in names}
 
 
-def _cutoff(records):
-    """10 if all have NDCG and Recall at 10, else the largest cut-off that all have."""
-    of_each = []
-    for record in records:
-        names = record["test_result"][KEPT]
-        cutoffs = {int(name.partition("@")[2]) for name in names if name.startswith("ndcg@")}
-        of_each.append({cutoff for cutoff in cutoffs if f"recall@{cutoff}" in names})
-    common = set.intersection(*of_each)
-    if not common:
-        raise ValueError(
-            f"the runs on {records[0]['dataset']} share no cut-off of NDCG and Recall; run them with the same metrics "
-            "and topk"
-        )
-    return 10 if 10 in common else max(common)
+def _most_common(cutoffs):
+    """The cut-off that most entries have; of several 10, else the largest."""
+    counts = Counter(cutoff for each in cutoffs for cutoff in each)
+    return max(counts, key=lambda cutoff: (counts[cutoff], cutoff == 10, cutoff))
 
 
 def estimate(records, protocol, metric):
     """The :class:`Estimate` of a test metric from runs that differ by their seeds."""
     values = tuple(record["test_result"][protocol][metric] for record in records)
+    error = records[0]["test_breakdown"].get(protocol, {}).get("standard_error", {}).get(metric)
     if len(values) > 1:
         half_width = stats.t.ppf(1 - LEVEL / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-        return Estimate(float(np.mean(values)), float(half_width), "seeds", values)
-    error = _user_error(records[0], protocol, metric)
-    return Estimate(values[0], None if error is None else 1.96 * error, None if error is None else "users", values)
-
-
-def _user_error(record, protocol, metric):
-    return record["test_breakdown"].get(protocol, {}).get("standard_error", {}).get(metric)
+        return Estimate(float(np.mean(values)), float(half_width), "seeds", values, error)
+    if error is None:
+        return Estimate(values[0], None, None, values, None)
+    return Estimate(values[0], 1.96 * error, "users", values, error)
 
 
 def p_value(first, second):
     """Of no difference between two estimates; None where nothing tells it."""
-    if len(first.values) > 1 and len(second.values) > 1:
-        if len({*first.values}) == len({*second.values}) == 1:  # no seed changes either
-            return float(first.mean == second.mean)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # SciPy warns where one of the two never varies
-            return float(stats.ttest_ind(first.values, second.values, equal_var=False).pvalue)
-    if len(first.values) > 1 or len(second.values) > 1 or first.half_width is None or second.half_width is None:
+    if len({*first.values}) == len({*second.values}) == 1:  # one seed, or seeds that change nothing
+        if first.user_error is None or second.user_error is None:
+            return None
+        error = np.hypot(first.user_error, second.user_error)
+        return float(2 * stats.norm.sf(abs(first.mean - second.mean) / error)) if error else None
+    if len(first.values) == 1 or len(second.values) == 1:
         return None
-    error = np.hypot(first.half_width, second.half_width) / 1.96
-    return float(2 * stats.norm.sf(abs(first.mean - second.mean) / error)) if error else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # SciPy warns where one of the two never varies
+        return float(stats.ttest_ind(first.values, second.values, equal_var=False).pvalue)
 
 
 def _judge(rows, best, protocol, metric):

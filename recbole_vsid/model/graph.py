@@ -1,5 +1,5 @@
-"""RecBole's graph models on today's SciPy: LightGCN, NGCF and NCL fill a ``dok_matrix`` through a private method that
-SciPy 1.13 removed. The same matrix, built from blocks instead.
+"""RecBole's graph models on today's SciPy: LightGCN, NGCF, NCL and GCMC fill a ``dok_matrix`` through a private method
+that SciPy 1.13 removed. The same matrix, built from blocks instead.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ def record(entry="SASRec", seed=1, ndcg=0.05, masked=None, tokenizer=None, error
               for name, value in scores.items()}  # fmt: skip
     return {
         "entry": entry,
-        "data_hash": "d",
+        "identity": f"{entry} as it is",
         "arguments": [f"--model={entry}", f"--dataset={dataset}", f"--seed={seed}", "--topk=[5, 10]"],
         "seconds": 60.0,
         "resumed": False,

@@ -117,6 +117,35 @@ def test_an_interrupted_leaderboard_goes_on(small_settings):
     assert "Resuming after epoch" in (folder / "run.log").read_text()
 
 
+def test_a_run_goes_on_only_with_the_files_it_started_from(settings, monkeypatch):
+    (planned,) = plan(["VLSID"], ["toy"], [1], config_dict=settings)
+    planned.folder.mkdir(parents=True)
+    for name in ("best.pth", "last.pth"):
+        (planned.folder / name).touch()
+    monkeypatch.setattr(execution, "Job", lambda run, n_threads, resume: SimpleNamespace(resumed=resume))
+    resumed = []
+    for files in (None, "other", planned.data_hash):
+        if files is not None:
+            (planned.folder / "data_hash").write_text(files)
+        resumed.append(execution._start(planned, 0, Console(file=StringIO())).resumed)
+    assert resumed == [False, False, True]
+
+
+def test_what_failed_before_an_interruption_is_reported(settings, tmp_path, monkeypatch):
+    (tmp_path / "Bad.yaml").write_text("model: BPR\nitem_inter_num_interval: '[9999,inf)'\n")
+    Results("board").add(record("Mine", dataset="elsewhere"))
+    finished = execution._finish
+
+    def interrupt(*arguments):
+        finished(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(execution, "_finish", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, ["Bad", "Pop"], settings_dir=tmp_path)
+    assert "no interaction is left" in Path("board/leaderboard.md").read_text().partition("- Bad on toy, seed 1")[2]
+
+
 def test_time_left_counts_only_what_is_known(monkeypatch):
     def planned(entry):
         return SimpleNamespace(entry=entry, dataset="toy")
@@ -152,7 +181,7 @@ def test_processors_are_shared(settings, monkeypatch):
     runs = plan(["Pop"], ["toy"], [1], config_dict={"data_path": settings["data_path"]})
     for n_jobs in (1, 3):
         with pytest.raises(OSError, match="no processes here"):
-            execution.execute(runs, Results("board"), n_jobs, Console(file=StringIO()))
+            execution.execute(runs, Results("board"), n_jobs, Console(file=StringIO()), {})
     assert started == [0, 2]
 
 

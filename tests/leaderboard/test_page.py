@@ -33,7 +33,7 @@ def test_markdown_shows_protocols_apart_with_intervals_and_marks(written):
     assert sasrec[0] == "| SASRec" and sasrec[1] == "**.0425 ± .0005**" and sasrec[3].startswith("**.0850")
     assert intrr[0] == "| IntRR" and intrr[1] == ".0319 ± .0005 ▼"
     assert intrr[-1] == "[.0384 / .0640] |" and "arXiv 2602.20704" in markdown
-    assert '--model=SASRec --dataset=amazon-beauty --seed=1 "--topk=[5, 10]"' in markdown
+    assert "--model=SASRec --dataset=amazon-beauty --seed=1 '--topk=[5, 10]'" in markdown
     assert markdown.index("## amazon-beauty") < markdown.index("## ml-100k")
     assert ".0632 ± .0059° " in markdown, "one seed: over users"
 

@@ -37,6 +37,16 @@ def test_entries_have_settings_of_their_own(settings_dir, data_path):
     assert len({run.config_hash for run in runs}) == 3
 
 
+def test_identity_is_that_of_all_seeds_but_not_of_other_settings_or_files(data_path, tmp_path):
+    shared = {"data_path": str(data_path)}
+    first, second = plan(["SASRec"], ["toy"], [1, 2], config_dict=shared)
+    assert first.identity == second.identity and first.key != second.key
+    (given,) = plan(["SASRec"], ["toy"], [1], config_dict={**shared, "n_layers": 2, "num_threads": 2})
+    assert given.key == first.key, "a default, given or not, and threads do not make another run"
+    (other,) = plan(["SASRec"], ["toy"], [1], config_dict={**shared, "n_layers": 1})
+    assert other.identity != first.identity
+
+
 def test_paths_with_blanks_and_odd_texts_survive_the_command_line(tmp_path, data_path):
     folder = tmp_path / "my settings"
     folder.mkdir()
@@ -46,6 +56,14 @@ def test_paths_with_blanks_and_odd_texts_survive_the_command_line(tmp_path, data
     settings = parse(run.arguments)
     assert shlex.split(settings.pop("config_files")) == [str(folder / "Pop.yaml")]
     assert {key: settings[key] for key in odd} == odd
+
+
+@pytest.mark.parametrize(
+    "text", ['{title} "A"', '"{title}" by x: y', "Title: {title}\nYear: {year}", "'{title}'", "12"]
+)
+def test_templates_survive_the_command_line(text, data_path):
+    (run,) = plan(["VLSID"], ["toy"], [1], config_dict={"data_path": str(data_path), "text_template": text})
+    assert parse(run.arguments)["text_template"] == text
 
 
 def test_order_and_names(data_path):
@@ -88,10 +106,12 @@ def test_a_setting_of_places_goes_to_those_that_know_it(data_path):
         ({"config_dict": {"metrics": ["NDCG"]}}, "a leaderboard needs NDCG and Recall"),
         ({"config_dict": {"resume": True}}, "resume is not for a leaderboard"),
         ({"config_dict": {"result_file": "x.json"}}, "result_file is not for a leaderboard"),
+        ({"config_file_list": ["resume.yaml"]}, "Pop: resume is not for a leaderboard"),
         ({"settings_dir": "nowhere"}, "settings_dir='nowhere' is not a folder"),
     ],
 )
-def test_bad_input_is_refused_before_any_run(change, message):
+def test_bad_input_is_refused_before_any_run(change, message, tmp_path):
+    (tmp_path / "resume.yaml").write_text("resume: true\n")
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         plan(**{"entries": ["Pop"], "datasets": ["ml-100k"], "seeds": [1], **change})
 
@@ -100,6 +120,13 @@ def test_two_entries_of_the_same_settings_would_share_a_folder(settings_dir):
     (settings_dir / "Twin.yaml").write_text("model: SASRec\nlearning_rate: 0.01\n")
     with pytest.raises(ValueError, match="SASRec and Twin have the same settings"):
         plan(["SASRec", "Twin"], ["ml-100k"], [1], settings_dir)
+
+
+def test_models_without_a_common_cutoff_are_refused(settings_dir):
+    (settings_dir / "Pop.yaml").write_text("topk: [5]\nvalid_metric: NDCG@5\n")
+    (settings_dir / "SASRec.yaml").write_text("topk: [10]\n")
+    with pytest.raises(ValueError, match=r"share no cut-off \(Pop \(5,\), SASRec \(10,\)\)"):
+        plan(["SASRec", "Pop"], ["ml-100k"], [1], settings_dir)
 
 
 def test_progress_is_the_leaderboards_own(data_path):

@@ -38,6 +38,15 @@ def test_a_line_cut_off_is_left_out_and_replaced(tmp_path, caplog):
     assert list(Results(tmp_path).records) == [key(first), key(second)]
 
 
+def test_a_last_line_left_open_is_kept(tmp_path):
+    results = Results(tmp_path)
+    first, second = seeds("SASRec", [0.1, 0.2])
+    results.add(first)
+    results.path.write_text(results.path.read_text().rstrip("\n"))
+    Results(tmp_path).add(second)
+    assert list(Results(tmp_path).records) == [key(first), key(second)]
+
+
 @pytest.mark.parametrize("line", ["no json", "[1, 2]", '{"entry": "SASRec"}'])
 def test_a_foreign_line_is_named(tmp_path, line):
     results = Results(tmp_path)

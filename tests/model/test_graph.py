@@ -21,7 +21,7 @@ def test_adjacency_equals_the_dense_definition():
     assert np.allclose(model.get_norm_adj_mat().to_dense().numpy(), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["LightGCN", "NGCF"])
+@pytest.mark.parametrize("name", ["LightGCN", "NGCF", "GCMC"])
 def test_graph_models_run(small_settings, name):
     result = run(name, "toy", config_dict=small_settings(name, epochs=1))
     assert result["model"] == name and result["test_result"]["consumed_masked"]["recall@20"] > 0
