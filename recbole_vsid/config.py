@@ -1,6 +1,7 @@
 """``Config``: RecBole's configuration plus this package's property files, checked before any work.
 
-Later wins: RecBole's defaults, ``properties/overall.yaml``, ``properties/model/<model>.yaml``,
+Later wins: RecBole's defaults, ``properties/overall.yaml``, ``properties/semantic_id.yaml`` (this
+package's models), ``properties/model/<model>.yaml``,
 ``properties/tokenizer/<tokenizer>.yaml``, ``properties/dataset/<dataset>.yaml``, the user's files in
 the order given, the user's dictionary (the command line).
 
