@@ -1,7 +1,7 @@
 """Records → boards: what may be compared, means over seeds with intervals, which differences are more than chance.
 
-Only runs of the same data, split, order, ranking, candidates and test users stand on one board, and within an entry only
-runs of the same settings and files are averaged. Intervals and tests are at 95 %:
+Only runs of the same data, split, order, ranking, candidates and test users stand on one board, and within an entry
+only runs of the same settings and files are averaged. Intervals and tests are at 95 %:
 
 - with several seeds, Student's interval over seeds, and Welch's test against the best baseline;
 - with one seed, 1.96 standard errors over test users, and a z-test on them, as if the two runs had tested other users
