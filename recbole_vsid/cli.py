@@ -123,7 +123,8 @@ def _leaderboard(files, settings):
 
     _set_default(files, settings, "model", "VLSID,SASRec,Pop")
     models, datasets = (_names(settings.pop(key)) for key in ("model", "dataset"))
-    seeds = settings.pop("seed", 2020)
+    _set_default(files, settings, "seed", 2020)
+    seeds = settings.pop("seed")
     seeds = [_seed(str(seed)) for seed in (seeds if isinstance(seeds, list) else _names(str(seeds)))]
     own = _taken(settings, "settings_dir", "jobs", "report_only")
     output_dir = settings.pop("output_dir", DEFAULT_OUTPUT_DIR)
@@ -229,7 +230,9 @@ def _seed(text):
 
 
 def _names(text):
-    return [name.strip() for name in text.split(",") if name.strip()]
+    if isinstance(text, list):
+        return [str(name) for name in text]
+    return [name.strip() for name in str(text).split(",") if name.strip()]
 
 
 VERBS = {"train": _train, "tokenize": _tokenize, "leaderboard": _leaderboard, "recommend": _recommend,

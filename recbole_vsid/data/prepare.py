@@ -121,7 +121,7 @@ def _files(folder):
 def _events(table, columns, min_user_events, min_item_events):
     """The events that stay, in the order of the file, as a DataFrame of codes ``user``, ``item`` and ``seconds``."""
     raw = table.read(list(columns.values()), inferred=[columns["time"]])
-    n_rows, notes, tokens, events = len(raw), [], {}, {}
+    n_rows, notes, tokens, events = len(raw), list(table.notes), {}, {}
     for role in ("user", "item"):
         where = f"{table.name}, column {columns[role]!r}"
         events[role], tokens[role], changed = encode_ids(raw.pop(columns[role]), where)

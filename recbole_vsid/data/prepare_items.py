@@ -9,6 +9,8 @@ from recbole_vsid.data.raw_columns import TYPES, describe_items, encode_ids
 from recbole_vsid.data.raw_tables import USUAL_NAMES, find_column
 
 EVENT_FIELDS = ("user_id", "item_id", "timestamp")
+# RecBole's sequences have fields of these names.
+RESERVED = (*EVENT_FIELDS, "item_id_list", "timestamp_list", "item_length")
 # RecBole keeps a text column as one array as wide as its longest text, four bytes per character.
 LARGE_COLUMN = 2**29
 
@@ -65,6 +67,7 @@ def item_file(table, items_id, chosen, named, wanted):
     """
     raw = table.read([items_id, *chosen])
     codes, tokens, notes = encode_ids(raw.pop(items_id), f"{table.name}, column {items_id!r}")
+    notes += table.notes
     first = ~pd.Series(codes).duplicated().to_numpy()
     if not first.all():
         notes.append(f"{table.name}: {(~first).sum():,} rows repeat an item; the first of each counts")
@@ -122,7 +125,7 @@ def item_file(table, items_id, chosen, named, wanted):
 def _field_name(name):
     """RecBole splits headers at ``:`` and shares one name space among files."""
     field = "".join(letter if letter.isalnum() or letter in "_.-" else "_" for letter in name.strip())
-    return f"item_{field}" if field in EVENT_FIELDS else field
+    return f"item_{field}" if field in RESERVED else field
 
 
 def _description(kind, texts):

@@ -7,6 +7,7 @@ lost or changed there is an error here; in a column that describes items such a 
 from __future__ import annotations
 
 import ast
+import json
 import re
 
 import numpy as np
@@ -48,12 +49,15 @@ def encode_ids(values, where):
     """
     codes, found = pd.factorize(values)
     found, notes = pd.Series(np.asarray(found)), []
-    if found.dtype.kind == "f":
-        if not (found % 1 == 0).all() or (found.abs() >= 2**53).any():
+    is_float = found.map(lambda value: isinstance(value, (float, np.floating))).to_numpy(dtype=bool)
+    if is_float.any():
+        numbers, exact = found[is_float].astype(np.float64), 24 if found.dtype == np.float32 else 53
+        if not (numbers % 1 == 0).all() or (numbers.abs() >= 2**exact).any():
             raise ValueError(
-                f"{where} holds numbers with a fraction or above 2^53, which are no ids; read them as text"
+                f"{where} holds numbers with a fraction or from 2^{exact}, which are no ids; read them as text"
             )
-        found = found.astype(np.int64)
+        found = found.astype(object)
+        found[is_float] = numbers.astype(np.int64).astype(object)
     texts = found.astype(object).map(str).astype(object)
     stripped = texts.str.strip()
     if (stripped != texts).any():
@@ -106,7 +110,8 @@ def read_times(values, where):
         bad = ~np.isfinite(exact.to_numpy(dtype=np.float64, na_value=np.nan))
     else:
         stamps = pd.to_datetime(values, errors="coerce", utc=True, format="ISO8601")
-        exact, unit, bad = stamps.dt.as_unit("ns").astype(np.int64), "ISO dates", stamps.isna().to_numpy()
+        exact, unit = stamps.dt.as_unit("ns").astype(np.int64), "ISO dates"
+        bad = (stamps.isna() | values.isin(["now", "today"])).to_numpy()  # words that pandas takes for a time
     _refuse(bad, values, where, "cannot be read", "times are numbers, or ISO dates like 2024-05-31T12:00:00Z")
     whole = pd.api.types.is_integer_dtype(exact) and exact.max() < 2**63
     exact = exact.to_numpy(dtype=np.int64 if whole else np.float64)
@@ -198,6 +203,8 @@ def describe_items(values, kind, where):
     whole = (numbers % 1 == 0).all()
     if kind is None:
         kind = "token" if whole and numbers.nunique() * FEWEST_ITEMS <= len(numbers) else "float"
+    if kind == "token" and whole and values.map(lambda value: isinstance(value, float) and abs(value) >= 2**53).any():
+        raise ValueError(f"{where} holds whole numbers from 2^53 that were read as floats; give them as text")
     if kind == "token" and whole and filled.str.fullmatch(r"\d+\.0").all():
         texts = texts.str.replace(".0", "", regex=False)  # whole numbers that became floats beside missing ones
     return kind, texts
@@ -229,10 +236,12 @@ def _lists(values):
 
 
 def _parsed_list(text):
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
+    for read in (ast.literal_eval, json.loads):  # Python's None and JSON's null
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            pass
+    return None
 
 
 def _joined_names(lists, where):
@@ -240,6 +249,8 @@ def _joined_names(lists, where):
     while names.map(_is_list).any():
         names = names.explode()
     names = names.dropna()
+    if names.map(lambda name: isinstance(name, dict)).any():
+        raise ValueError(f"{where} holds mappings; leave it out of item_columns, or give it columns of its own")
     if len(names) and names.map(lambda name: isinstance(name, float)).all():
         raise ValueError(f"{where} holds vectors; leave it out of item_columns and give them as content_file")
     names = names.map(str).astype(object).str.replace(r"[\s\x00-\x1f\x7f]+", " ", regex=True).str.strip()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import re
 import warnings
 import zlib
@@ -13,7 +15,7 @@ import pandas as pd
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 PARQUET = (".parquet", ".pq")
-COMPRESSED = (".gz", ".bz2")
+COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open}
 CHUNK_ROWS = 500_000
 
 # In lower case and without signs, so that userId, user_id and "User ID" are one name.
@@ -38,6 +40,7 @@ class RawTable:
     Attributes:
         name: how messages call the table.
         columns: its column names in order.
+        notes: sentences for the summary, on what was read.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -46,7 +49,7 @@ class RawTable:
     """
 
     def __init__(self, source, setting, separator=None):
-        self._frame, self._separator = None, None
+        self._frame, self._separator, self.notes = None, None, []
         if isinstance(source, pd.DataFrame):
             self.name, self._frame = f"the DataFrame {setting}", source
         else:
@@ -56,7 +59,10 @@ class RawTable:
                 raise FileNotFoundError(f"{setting}={str(source)!r}: there is no such file")
             self._open(setting, separator)
         names = self._header() if self._frame is None else list(self._frame.columns)
-        self.columns = [name for name in names if isinstance(name, str) and name.strip()]
+        names = [name for name in names if isinstance(name, str) and name.strip()]
+        self.columns = [
+            name for name in names if not re.fullmatch(r"__index_level_\d+__", name)
+        ]  # of pandas, in Parquet
         repeated = sorted({name for name in self.columns if self.columns.count(name) > 1})
         if repeated:
             raise ValueError(f"{self.name} has several columns named {repeated}; rename all but one of each")
@@ -65,21 +71,71 @@ class RawTable:
         """The columns ``columns`` as a DataFrame, rows numbered from 0.
 
         Those of a text file are texts, but for the columns ``inferred``, which are numbers if they look like it.
+
+        Raises:
+            ValueError: no rows, or rows that cannot be read as they were meant.
         """
+        table = self._read(columns, inferred)
+        if not len(table):
+            raise ValueError(f"{self.name} has no rows")
+        return table
+
+    def _read(self, columns, inferred):
         if self._frame is not None:
             return self._frame[columns].reset_index(drop=True)
         if self._separator is None:
             with _readable(self.name, "Parquet"):
-                return pd.read_parquet(self._path, columns=columns)
+                from pyarrow.parquet import read_table
+
+                # Without pandas' metadata, which would make an index of some columns.
+                return read_table(self._path, columns=columns).to_pandas(ignore_metadata=True)
         # With usecols pandas would cut rows that are too long without a word: an unquoted comma shifts their columns.
         dtype = {name: str for name in self.columns if name not in inferred}
+        n_lines = self._count_lines()
         with self._readable_csv(), self._csv(dtype=dtype, chunksize=CHUNK_ROWS) as chunks:
-            return pd.concat([chunk[columns] for chunk in chunks], ignore_index=True)
+            table = pd.concat([chunk[columns] for chunk in chunks], ignore_index=True)
+        if n_lines > len(table) + 1:  # else no row has several lines
+            self._judge_line_breaks()
+        return table
+
+    def _count_lines(self):
+        """Lines of the text file.
+
+        Raises:
+            ValueError: a NUL byte, at which pandas would cut off a value.
+        """
+        n_lines, last = 0, b"\n"
+        with COMPRESSED.get(self._path.suffix.lower(), open)(self._path, "rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                if b"\0" in block:
+                    raise ValueError(f"{self.name} holds NUL bytes after line {n_lines}; it must be UTF-8 text")
+                n_lines, last = n_lines + block.count(b"\n"), block
+        return n_lines + (not last.endswith(b"\n"))
+
+    def _judge_line_breaks(self):
+        """A quotation mark that was meant as such swallows lines up to the next one."""
+        broken = swallowed = 0
+        with self._readable_csv(), self._csv(dtype=str, chunksize=CHUNK_ROWS) as chunks:
+            for chunk in chunks:
+                several = chunk.apply(lambda column: column.str.contains("[\r\n]"))
+                broken += int(several.any(axis=1).sum())
+                holds = chunk.apply(lambda column: column.str.contains(self._separator, regex=False))
+                swallowed += int((several & holds).any(axis=1).sum())
+        if self._separator == "\t" and swallowed:  # texts hold line breaks and commas, but hardly tabs
+            raise ValueError(
+                f"{self.name}: between quotation marks in {swallowed:,} of its rows are tabs and line breaks, that is, "
+                'other rows; remove the quotation marks, or write each as ""'
+            )
+        if broken:
+            self.notes.append(
+                f"{self.name}: {broken:,} rows go over several lines between quotation marks; if those are no quotes, "
+                "other rows were swallowed"
+            )
 
     def _open(self, setting, separator):
         suffixes = [suffix.lower() for suffix in self._path.suffixes if suffix.lower() not in COMPRESSED]
         suffix = suffixes[-1] if suffixes else ""
-        if separator is not None or suffix in DELIMITERS:
+        if suffix in DELIMITERS or (separator is not None and suffix not in (*JSON_LINES, *PARQUET)):
             separator = {"\\t": "\t", "tab": "\t"}.get(separator, separator) or DELIMITERS[suffix]
             if len(separator) != 1:
                 raise ValueError(f"separator={separator!r} is not usable: it must be one character, or tab")
@@ -87,6 +143,8 @@ class RawTable:
         elif suffix in JSON_LINES:
             with _readable(self.name, "JSON lines, one object per line"):
                 self._frame = pd.read_json(self._path, lines=True, dtype=False, convert_dates=False)
+                if not any(isinstance(name, str) for name in self._frame.columns):
+                    raise ValueError("its lines are no objects with names")
         elif suffix not in PARQUET:
             known = ", ".join((*DELIMITERS, *JSON_LINES, *PARQUET))
             raise ValueError(
@@ -114,7 +172,7 @@ class RawTable:
         )  # fmt: skip
 
     def _readable_csv(self):
-        return _readable(self.name, "UTF-8 text with a header and no row longer than that")
+        return _readable(self.name, "UTF-8 text with a header, and no row longer than the header")
 
 
 @contextmanager
@@ -150,5 +208,5 @@ def find_column(table, role, given, setting=None, usual=None):
     if len(found) == 1:
         return found[0]
     problem = f"{found} all look like the {role}" if found else f"none looks like the {role}"
-    hint = "" if len(table.columns) > 1 else " (or set separator, as there is only one)"
+    hint = " (or set separator, as there is only one)" if len(table.columns) == 1 else ""
     raise ValueError(f"{known}: {problem}; set {setting}=<column>{hint}")

@@ -98,7 +98,7 @@ def item_texts(dataset):
             f"{key}={value!r} is not usable for {dataset.dataset_name!r}: its text and categorical item columns are "
             f"{list(columns)}; load_col says which are loaded"
         )
-    values = [_values(dataset, name) for name in names]
+    values = [column_texts(dataset, name) for name in names]
     if template is None:
         template = "; ".join(f"{name}: {{{name}}}" for name in names)
         texts = ["; ".join(f"{name}: {value}" for name, value in zip(names, row) if value) for row in zip(*values)]
@@ -107,7 +107,7 @@ def item_texts(dataset):
     return texts, template
 
 
-def _values(dataset, field):
+def column_texts(dataset, field):
     """The values of a column for the items 1.., as texts.
 
     A sequence whose values hold underscores is a list of names of several words (``Nail_Polish``), any other a

@@ -17,7 +17,7 @@ import numpy as np
 from recbole_vsid.config import Config
 from recbole_vsid.data.content import text_columns
 from recbole_vsid.data.dataset import SemanticIDDataset
-from recbole_vsid.data.text import item_texts
+from recbole_vsid.data.text import column_texts
 from recbole_vsid.storage import atomic_path, check_writable, load_checkpoint
 from recbole_vsid.tokenization import SemanticIDsOnly, default_file
 from recbole_vsid.trainer import unpack_table
@@ -81,9 +81,7 @@ def item_titles(dataset, column=None):
         raise ValueError(f"title_column={column!r} is not usable: the text columns of the items are {columns}")
     if not columns:
         return np.asarray(dataset.field2id_token[dataset.iid_field], dtype=str)[1:].tolist()
-    chosen = column or next((name for name in TITLES if name in columns), columns[0])
-    dataset.config["text_template"] = f"{{{chosen}}}"  # the tokenizer has been fitted with its own
-    return item_texts(dataset)[0]
+    return column_texts(dataset, column or next((name for name in TITLES if name in columns), columns[0]))
 
 
 def page(table, popularity, titles, name):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from recbole_vsid.leaderboard.plan import data_hash
 from recbole_vsid.storage import read_json
 
 POLL_SECONDS = 0.5
@@ -39,10 +40,12 @@ class Job:
         self.started = time.monotonic()
         self.log = run.folder / "run.log"
         run.folder.mkdir(parents=True, exist_ok=True)
+        if not resume:  # what other files gave would pass for this run's as soon as their hash is noted
+            (run.folder / "last.pth").unlink(missing_ok=True)
         _data_file(run).write_text(run.data_hash, encoding="utf-8")
         arguments = [*run.arguments, "--show_progress=false"]
         environment = dict(os.environ)
-        if n_threads and not any(argument.startswith("--num_threads=") for argument in run.arguments):
+        if n_threads and not run.n_threads:
             arguments.append(f"--num_threads={n_threads}")
             environment["OMP_NUM_THREADS"] = str(n_threads)
         if resume:
@@ -51,6 +54,7 @@ class Job:
         package = str(Path(__file__).resolve().parents[2])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
         with open(self.log, "ab" if resume or keep_log else "wb") as log:
+            self._log_start = log.seek(0, os.SEEK_END)
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "recbole_vsid", *arguments],
                 stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
@@ -63,7 +67,7 @@ class Job:
     def progress(self):
         """The epoch its log names last, in words."""
         with open(self.log, "rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - 20_000))
+            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - 20_000))
             epochs = EPOCH.findall(log.read())
         return f"epoch {int(epochs[-1]) + 1}" if epochs else "starting"
 
@@ -71,8 +75,10 @@ class Job:
         """The run's record with what the leaderboard adds.
 
         Raises:
-            ValueError, OSError: it wrote no readable record, or one of another configuration.
+            ValueError, OSError: it wrote no readable record, or one of another configuration, or the data have changed.
         """
+        if data_hash(self.run.files) != self.run.data_hash:
+            raise ValueError("its data files changed since the leaderboard was started; start it again")
         record = read_json(self.run.folder / "result.json")
         if record["config_hash"] != self.run.config_hash:
             raise ValueError(f"its record is of configuration {record['config_hash']}, not {self.run.config_hash}")
@@ -84,7 +90,9 @@ class Job:
         code = self.process.returncode
         if code < 0:
             return f"killed by signal {-code}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        with open(self.log, "rb") as log:
+            log.seek(self._log_start)
+            lines = log.read().decode("utf-8", errors="replace").splitlines()
         lines = [line.strip() for line in lines if line.strip() and not line.startswith("(--state=debug")]
         errors = [line for line in lines if line.startswith("error:")]
         return (errors or lines or [f"exit code {code}"])[-1]
@@ -124,7 +132,7 @@ def execute(runs, results, n_jobs, console, failures):
                 for job in [job for job in active if job.process.poll() is not None]:
                     active.remove(job)
                     if job.process.returncode > 0 and job.resumed:
-                        console.print(f"{job.run.name}: could not go on ({job.failure()}), it starts anew")
+                        _say(console, f"{job.run.name}: could not go on ({job.failure()}), it starts anew")
                         active.append(Job(job.run, n_threads, resume=False, keep_log=True))
                         continue
                     _finish(job, results, failures, console)
@@ -148,7 +156,7 @@ def _start(run, n_threads, console):
     data = _data_file(run)
     interrupted = interrupted and data.is_file() and data.read_text(encoding="utf-8") == run.data_hash
     job = Job(run, n_threads, resume=run.resumable and interrupted)
-    console.print(f"{run.name}: {'goes on' if job.resumed else 'starts'}")
+    _say(console, f"{run.name}: {'goes on' if job.resumed else 'starts'}")
     return job
 
 
@@ -164,20 +172,26 @@ def _finish(job, results, failures, console):
         record = job.record()
     except (ValueError, OSError, KeyError) as error:
         failures[job.run] = f"{error} (log: {job.log})"
-        console.print(f"{job.run.name}: FAILED after {duration(job.seconds)}: {error}; see {job.log}", style="red")
+        _say(console, f"{job.run.name}: FAILED after {duration(job.seconds)}: {error}; see {job.log}", style="red")
         return
     results.add(record)
-    console.print(f"{job.run.name}: done in {duration(job.seconds)}")
+    _say(console, f"{job.run.name}: done in {duration(job.seconds)}")
+
+
+def _say(console, text, style=None):
+    console.print(text, style=style, markup=False)  # an error may hold brackets
 
 
 def remaining_seconds(waiting, active, records, n_jobs):
     """Estimate of the time until all runs are done, and whether it leaves out entries of which no run has finished yet.
 
-    A run takes as long as the finished runs of the same entry and dataset did on average.
+    A run takes as long as the finished runs of the same entry and dataset did on average, those that went on after an
+    interruption left out.
     """
     known = {}
     for record in records:
-        known.setdefault((record["entry"], record["dataset"]), []).append(record["seconds"])
+        if not record["resumed"]:
+            known.setdefault((record["entry"], record["dataset"]), []).append(record["seconds"])
     mean = {kind: sum(seconds) / len(seconds) for kind, seconds in known.items()}
     spent = [(job.run, job.seconds) for job in active] + [(run, 0.0) for run in waiting]
     expected = [(mean.get((run.entry, run.dataset)), seconds) for run, seconds in spent]

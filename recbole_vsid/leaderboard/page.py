@@ -146,7 +146,7 @@ def _figure(name, title, note, chart):
 
 def _protocol(board):
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in report.facts(board).items())
-    left_out = f"<p>{board.left_out} finished runs with other settings are not shown.</p>" if board.left_out else ""
+    left_out = f"<p>{report.left_out(board)}</p>" if board.left_out else ""
     return f"<h3>The protocol</h3><dl>{rows}</dl>{left_out}"
 
 

@@ -30,10 +30,13 @@ class PlannedRun:
         entry: the name in the table.
         arguments: of ``run_recbole_vsid.py``.
         config_hash: identity of all settings that decide the result, the seed among them.
-        data_hash: identity of the files it reads.
+        files: that it reads.
+        data_hash: identity of what is in them.
         identity: of those settings but the seed, and of the files; runs that differ in it are never averaged.
         folder: where it keeps checkpoints and ``result.json``.
         resumable: whether an interrupted run can go on.
+        topk: cut-offs of its metrics.
+        n_threads: CPU threads that its settings ask for; 0 if none.
     """
 
     entry: str
@@ -41,11 +44,13 @@ class PlannedRun:
     seed: int
     arguments: tuple[str, ...]
     config_hash: str
+    files: tuple[Path, ...]
     data_hash: str
     identity: str
     folder: Path
     resumable: bool
     topk: tuple[int, ...]
+    n_threads: int
 
     @property
     def key(self):
@@ -121,16 +126,18 @@ def _planned(entry, dataset, seed, settings_dir, files, settings):
             raise ValueError(
                 f"{entry}: {key} is not for a leaderboard, which keeps results and resumes runs by itself; leave it out"
             )
+        settings.pop(key, None)
     arguments = [f"--model={model}", f"--dataset={dataset}", f"--seed={seed}"]
     if files:
         arguments.append(f"--config_files={shlex.join(files)}")
     given = {key: value for key, value in settings.items() if key not in ("seed", "model", "dataset")}
     arguments += [f"--{key}={_text(value)}" for key, value in given.items()]
-    data = data_hash(config)
+    files_read = data_files(config)
+    data = data_hash(files_read)
     identity = content_hash({**config.plain(), "seed": None}, data)
     return PlannedRun(
-        entry, dataset, seed, tuple(arguments), config.hash(), data, identity, run_folder(config),
-        config.is_generative, tuple(config["topk"]),
+        entry, dataset, seed, tuple(arguments), config.hash(), files_read, data, identity, run_folder(config),
+        config.is_generative, tuple(config["topk"]), config["num_threads"],
     )  # fmt: skip
 
 
@@ -145,11 +152,15 @@ def _text(value):
     return json.dumps(value, ensure_ascii=False)
 
 
-def data_hash(config):
-    """Hash of the bytes of all files that a run of ``config`` reads, as far as they are there."""
+def data_files(config):
+    """Paths of all data files that a run of ``config`` reads if they are there."""
     folder, name = Path(config["data_path"]), config["dataset"]
     files = [folder / f"{name}{ending}" for ending in ATOMIC_FILES]
-    files += [Path(config[key]) for key in CONTENT_FILES if config[key]]
+    return (*files, *(Path(config[key]) for key in CONTENT_FILES if config[key]))
+
+
+def data_hash(files):
+    """Hash of the bytes of those of ``files`` that are there."""
     states = [(path, path.stat()) for path in files if path.is_file()]
     return content_hash([(path.name, _file_hash(path, state.st_mtime_ns, state.st_size)) for path, state in states])
 

@@ -16,9 +16,11 @@ from recbole_vsid.storage import atomic_path
 
 MARKS = {BETTER: " ▲", WORSE: " ▼"}
 LEGEND = (
-    "± is the 95 % interval: over seeds (Student), or, marked °, over test users where there is one seed only. "
+    "± is the 95 % interval: over seeds (Student), or, marked °, over test users where there is one seed only or seeds "
+    "change nothing. "
     "▲ and ▼: better or worse than the model without semantic IDs that has the best NDCG (bold) by more than chance at "
-    "5 %, by Welch's test over seeds, or a z-test over users for one seed, with Holm's correction over the column."
+    "5 %, by Welch's test over seeds, or a z-test over users for one seed, with Holm's correction over the column; no "
+    "mark: not told apart, or not testable, as one seed against several."
 )
 
 
@@ -91,10 +93,16 @@ def facts(board):
     return {**shared, "package": f"recbole_vsid {', '.join(versions)}"}
 
 
+def left_out(board):
+    """The sentence on runs that are not shown."""
+    return f"{board.left_out} finished runs with other settings, files or cut-offs are in results.jsonl and not shown."
+
+
 def sources(board):
     """Where the published figures of a board are from, in one text; empty if there are none."""
-    cited = {row.entry: published(board.dataset, row.entry) for row in board.rows}
-    return "; ".join(f"{entry}: {found['source']}" for entry, found in cited.items() if found)
+    cited = {row.entry: published(board.dataset, row.entry) or {} for row in board.rows}
+    shown = {entry: found for entry, found in cited.items() if set(board.table_metrics) & set(found)}
+    return "; ".join(f"{entry}: {found['source']}" for entry, found in shown.items())
 
 
 def _machine(record):
@@ -123,7 +131,7 @@ def markdown(all_boards, failures):
             names = " / ".join(map(metric_name, board.table_metrics))
             parts.append(f"In brackets {names} as published, under the papers' own settings: {sources(board)}.")
         if board.left_out:
-            parts.append(f"{board.left_out} finished runs with other settings are in results.jsonl and not shown.")
+            parts.append(left_out(board))
         parts.append("\n".join(f"- {name}: {text}" for name, text in facts(board).items()))
         lines = []
         for entry, (how, command) in per_entry(board).items():

@@ -23,7 +23,6 @@ import yaml
 from scipy import stats
 
 from recbole_vsid.evaluation.collector import KEPT, PROTOCOL_NAMES
-from recbole_vsid.leaderboard.store import key
 from recbole_vsid.storage import content_hash
 
 SAME = ("split", "order", "ranking", "candidates", "test_users", "data_fingerprint")
@@ -109,7 +108,7 @@ def boards(records, wanted=()):
 
     Args:
         records: in the order in which they were made; of several settings of an entry the last one is shown.
-        wanted: keys (see :func:`~recbole_vsid.leaderboard.store.key`) of runs whose settings are shown instead.
+        wanted: keys (see :func:`~recbole_vsid.leaderboard.store.key`) of runs; of their entries only those are shown.
 
     Returns:
         list of :class:`Board`, in the order of their first records.
@@ -118,18 +117,21 @@ def boards(records, wanted=()):
     for record in records:
         shared = content_hash(record["dataset"], [record["protocol"].get(name) for name in SAME])
         groups.setdefault(shared, []).append(record)
-    return [_board(group, set(wanted)) for group in groups.values()]
+    found = [_board(group, wanted) for group in groups.values()]
+    return [board for board in found if board.rows]
 
 
 def _board(records, wanted):
-    shown, chosen = {}, {}
-    for record in sorted(records, key=lambda record: key(record) in wanted):  # those wanted come last, and win
-        shown[record["entry"]] = record["identity"]
+    asked = {(entry, dataset): identity for entry, dataset, _, identity in wanted}
+    shown = {record["entry"]: record["identity"] for record in records}
+    shown |= {entry: identity for (entry, dataset), identity in asked.items() if dataset == records[0]["dataset"]}
+    chosen = {}
     for record in records:
         if record["identity"] == shown[record["entry"]]:
             chosen.setdefault(record["entry"], {})[record["seed"]] = record
     cutoffs = {entry: _cutoffs(by_seed.values()) for entry, by_seed in chosen.items()}
-    cutoff = _most_common(cutoffs.values())
+    first = [found for entry, found in cutoffs.items() if (entry, records[0]["dataset"]) in asked]
+    cutoff = _most_common(first or cutoffs.values())
     metrics = (f"ndcg@{cutoff}", f"recall@{cutoff}")
     rows = []
     for entry, by_seed in chosen.items():
@@ -162,7 +164,7 @@ def _cutoffs(records):
 
 def _most_common(cutoffs):
     """The cut-off that most entries have; of several 10, else the largest."""
-    counts = Counter(cutoff for each in cutoffs for cutoff in each)
+    counts = Counter(cutoff for each in cutoffs for cutoff in each) or {10: 0}
     return max(counts, key=lambda cutoff: (counts[cutoff], cutoff == 10, cutoff))
 
 
@@ -170,10 +172,10 @@ def estimate(records, protocol, metric):
     """The :class:`Estimate` of a test metric from runs that differ by their seeds."""
     values = tuple(record["test_result"][protocol][metric] for record in records)
     error = records[0]["test_breakdown"].get(protocol, {}).get("standard_error", {}).get(metric)
-    if len(values) > 1:
+    if len(set(values)) > 1:
         half_width = stats.t.ppf(1 - LEVEL / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
         return Estimate(float(np.mean(values)), float(half_width), "seeds", values, error)
-    if error is None:
+    if error is None:  # one seed, or seeds that change nothing
         return Estimate(values[0], None, None, values, None)
     return Estimate(values[0], 1.96 * error, "users", values, error)
 

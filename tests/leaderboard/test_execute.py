@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,12 +147,36 @@ def test_what_failed_before_an_interruption_is_reported(settings, tmp_path, monk
     assert "no interaction is left" in Path("board/leaderboard.md").read_text().partition("- Bad on toy, seed 1")[2]
 
 
+def test_data_that_change_meanwhile_fail_the_run(settings, tmp_path):
+    copy = shutil.copytree(Path(settings["data_path"]) / "toy", tmp_path / "data" / "toy")
+    (planned,) = plan(["Pop"], ["toy"], [1], config_dict={**settings, "data_path": str(tmp_path / "data")})
+    with open(copy / "toy.inter", "a", encoding="utf-8") as file:
+        file.write("u0\ti0\t9999999\n")
+    with pytest.raises(ValueError, match="its data files changed"):
+        Job.record(SimpleNamespace(run=planned))
+
+
+def test_an_error_is_that_of_the_last_attempt_and_no_markup(tmp_path):
+    log = tmp_path / "run.log"
+    log.write_text("error: resume=True: the old one\n")
+    start = log.stat().st_size
+    with open(log, "a") as file:
+        file.write("RuntimeError: [enforce fail at alloc.cpp:121] data[/x] out of memory\n")
+    text = Job.failure(SimpleNamespace(process=SimpleNamespace(returncode=1), log=log, _log_start=start))
+    console = Console(file=StringIO(), width=200)
+    execution._say(console, text)
+    assert console.file.getvalue() == "RuntimeError: [enforce fail at alloc.cpp:121] data[/x] out of memory\n"
+
+
 def test_time_left_counts_only_what_is_known(monkeypatch):
     def planned(entry):
         return SimpleNamespace(entry=entry, dataset="toy")
 
-    records = [{"entry": "A", "dataset": "toy", "seconds": 100.0}, {"entry": "A", "dataset": "toy", "seconds": 200.0},
-               {"entry": "A", "dataset": "other", "seconds": 9999.0}]  # fmt: skip
+    finished = [("toy", 100.0, False), ("toy", 200.0, False), ("other", 9999.0, False), ("toy", 1.0, True)]
+    records = [
+        {"entry": "A", "dataset": dataset, "seconds": seconds, "resumed": resumed}
+        for dataset, seconds, resumed in finished
+    ]
     running = SimpleNamespace(run=planned("A"), seconds=50.0)
     assert remaining_seconds([planned("A")] * 2, [running], records, 1) == (400.0, False)
     assert remaining_seconds([planned("A")] * 2, [running], records, 2) == (200.0, False)

@@ -52,6 +52,14 @@ def test_runs_of_other_settings_are_not_averaged():
     assert rows(old + new, [key(each) for each in old])["SASRec"].metrics[NDCG].values == (0.01, 0.02)
 
 
+def test_of_an_entry_that_was_asked_for_only_the_settings_asked_for_are_shown():
+    old, other = seeds("SASRec", [0.01, 0.02]), record("Pop")
+    (board,) = boards([*old, other], [("SASRec", "toy", 1, "other settings, which failed")])
+    assert [row.entry for row in board.rows] == ["Pop"] and board.left_out == 2
+    assert boards(old, [("SASRec", "toy", 1, "other settings, which failed")]) == []
+    assert len(boards(old, [("SASRec", "elsewhere", 1, "of other data")])[0].rows) == 1
+
+
 def test_rows_are_best_first_and_baselines_have_no_tokenizer():
     (board,) = boards([record("A", ndcg=0.01), record("B", ndcg=0.03, tokenizer="rkmeans"), record("C", ndcg=0.02)])
     assert [row.entry for row in board.rows] == ["B", "C", "A"]
@@ -117,7 +125,10 @@ def test_the_cutoff_is_one_that_all_have():
     assert boards([at([5, 20]), at([5, 10, 20, 50], entry="B")])[0].cutoff == 20
     (board,) = boards([at([5], entry="A"), at([10, 20], entry="B"), at([20], entry="C")])
     assert board.cutoff == 20 and [row.entry for row in board.rows] == ["B", "C"] and board.left_out == 1
-    (board,) = boards([at([5]), at([10, 20])])
+    asked = at([20, 50], entry="New")
+    (board,) = boards([at([5, 10], entry="A"), at([5, 10], entry="B"), asked], [key(asked)])
+    assert [row.entry for row in board.rows] == ["New"], "those asked for decide"
+    (board,) = boards([at([5]), at([10, 20], identity="new")])
     assert board.cutoff == 10 and board.left_out == 1, "what is not shown does not decide"
 
 
