@@ -177,7 +177,7 @@ def load(checkpoint, config_dict=None):
     config = Config(state["model"], state["dataset"], config_dict={**state["settings"], **(config_dict or {})})
     init_seed(config["seed"], config["reproducibility"])
     dataset, loaders = build_data(config, state)
-    if dataset.fingerprint() != state["data_fingerprint"]:
+    if state["data_fingerprint"] not in (None, dataset.fingerprint()):
         message = f"{checkpoint} was trained on other interactions than {config['data_path']} holds now"
         if not config.is_generative:
             raise ValueError(f"{message}, so users and items may have other numbers; train {state['model']} again")

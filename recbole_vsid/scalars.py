@@ -4,7 +4,7 @@
 ``Validation/…``           every metric of every validation, under both protocols (RecBole's models, too)
 ``LossTerms/…``            the terms of the training loss, weighted, mean of an epoch's updates
 ``LearningRate/…``         of every group of parameters, at the end of an epoch
-``Speed/…``                trained targets per second, since the start of the process
+``Speed/…``                trained targets per second, since the start of the training
 ``SemanticIDs/…``          the table that training starts from: mean lengths, used codes and perplexity by position
 ``Codes/…``                of a model that trains its semantic IDs: the watch over every new table
 ``Diagnostics/…``          what a model watches beside the loss, at every validation

@@ -43,7 +43,7 @@ class ProtocolTrainerMixin:
         best_protocols: results of both protocols at the best validation.
         train_seconds, trained_examples: time spent in training epochs, and the targets trained in it.
         evaluation_seconds, evaluated_users: the same for the last evaluation.
-        data_fingerprint: of the interactions, for the checkpoints; set by whoever knows the data set.
+        data_fingerprint: of the interactions, for the checkpoints; None if nobody has set it.
         learning_curve: per validation: epochs and training seconds so far, last training loss, validation score.
     """
 

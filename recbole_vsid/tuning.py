@@ -208,19 +208,26 @@ def read_space(file):
 def _check_space(space, files, fixed):
     """Refuse values that the configuration would refuse; return the configuration without any of them.
 
-    Every choice, and both bounds of every range, is tried beside the first values of the other settings.
+    A choice must do alone or beside the first values of the other settings, and so must the middle of a range.
     """
     config = Config(config_file_list=files, config_dict=fixed)
     tried = {}
     for kind, names in space.items():
         for name, values in names.items():
-            if kind != "choice":
-                values = [math.exp(bound) if kind == "loguniform" else bound for bound in values[:2]]
-            tried[name] = [_typed(config, {name: value})[name] for value in values]
+            if kind == "choice":
+                tried[name] = values
+            elif kind == "quniform":
+                tried[name] = [_typed(config, {name: float(values[0])})[name]]
+            else:
+                middle = (values[0] + values[1]) / 2
+                tried[name] = [math.exp(middle) if kind == "loguniform" else middle]
     first = {name: values[0] for name, values in tried.items()}
     for name, values in tried.items():
         for value in values:
-            Config(config_file_list=files, config_dict={**fixed, **first, name: value})
+            try:
+                Config(config_file_list=files, config_dict={**fixed, name: value})
+            except ValueError:
+                Config(config_file_list=files, config_dict={**fixed, **first, name: value})
     return config
 
 

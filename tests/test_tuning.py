@@ -12,7 +12,7 @@ from recbole_vsid import run
 from recbole_vsid.cli import main
 from recbole_vsid.config import Config, properties_folder
 from recbole_vsid.evaluation.collector import KEPT, MASKED
-from recbole_vsid.tuning import Search, _typed, objective_function, read_space, tune
+from recbole_vsid.tuning import Search, _check_space, _typed, objective_function, read_space, tune
 
 EXAMPLES = sorted((properties_folder() / "hyper").glob("*.test"))
 
@@ -92,6 +92,13 @@ def test_what_depends_on_each_other_is_checked_together_and_lists_are_values(sma
     found = tune("VLSID", "toy", "space.test", config_dict={**settings, "epochs": 1})
     assert len(found["trials"]) == 4 and found["trials"]["failed"].eq("").all()
     assert found["best_params"]["content"] in (["tfidf"], ["cooccurrence"])
+
+
+def test_what_fits_one_way_is_left_to_the_trials(tmp_path):
+    space = {"choice": {"hidden_size": [64, 128], "head_size": [64, 128]}, "uniform": {"ema_decay": [0.9, 1.0]}}
+    assert _check_space(space, None, {"model": "VLSID", "dataset": "ml-100k"})["hidden_size"] == 128
+    with pytest.raises(ValueError, match="ema_decay=1.45 is not usable"):
+        _check_space({"uniform": {"ema_decay": [0.9, 2.0]}}, None, {"model": "VLSID", "dataset": "ml-100k"})
 
 
 def test_a_failure_does_not_end_a_search(tmp_path):

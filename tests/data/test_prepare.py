@@ -207,6 +207,14 @@ def test_all_kinds_of_tables_give_the_same_files(suffix):
         ("short.csv", b"user,item,time\na,b,1\na\n", "ids are not usable, that of row 2 first"),
         ("twice.csv", b"user,user,item,time\na,b,c,1\n", r"several columns named \['user'\]"),
         ("list.json", b'[{"user": 1}', "list.json is not readable as JSON lines"),
+        ("array.json", b'[{"user": 1}, {"user": 2}]\n', "array.json is not readable as JSON lines.*no objects"),
+        ("only.csv", b"user,item,time\n", "only.csv has no rows"),
+        ("nul.csv", b"user,item,time\na,b\0c,1\n", "nul.csv holds NUL bytes after line 0"),
+        (
+            "quote.tsv",
+            b'user\titem\ttime\ttext\na\tb\t1\t"oh\na\tc\t2\tno"\n',
+            "in 1 of its rows are tabs and line breaks",
+        ),
     ],
 )
 def test_files_that_cannot_be_read(name, content, told):
@@ -221,6 +229,31 @@ def test_a_compressed_file_that_is_damaged():
     Path("events.csv.gz").write_bytes(gzip.compress(b"user,item,time\n" * 99)[:30])
     with pytest.raises(ValueError, match="events.csv.gz is not readable"):
         prepare("events.csv.gz", "shop")
+
+
+def test_rows_over_several_lines_are_told():
+    Path("events.csv").write_text('user,item,time,text\na,b,1,"oh\na,c,2,no"\na,d,3,x\n')
+    assert "1 rows go over several lines" in "\n".join(prepare("events.csv", "shop")["notes"])
+
+
+def test_the_index_of_a_frame_in_parquet_is_no_column(tmp_path):
+    pytest.importorskip("pyarrow")
+    items = pd.DataFrame({"item_id": ["i0", "i1", "i2", "i3"], "kinds": [["a"], ["b", "c"], ["d"], ["e"]]})
+    pd.concat([items[:2], items[2:].set_axis([0, 1])]).to_parquet("items.parquet")
+    small_events().set_index("user_id").to_parquet("events.parquet")
+    prepare("events.parquet", "shop", "items.parquet")
+    assert lines("dataset/shop/shop.item")[1:] == ["i0\ta", "i1\tb c", "i2\td", "i3\te"]
+
+
+def test_a_separator_is_that_of_text_files():
+    small_events().to_csv("events.csv", index=False, sep=";")
+    pd.DataFrame({"item_id": ["i0"], "title": ["x"]}).to_json("items.jsonl", orient="records", lines=True)
+    assert prepare("events.csv", "shop", "items.jsonl", separator=";")["events"] == 12
+
+
+def test_columns_called_like_recboles_own_are_renamed():
+    items = pd.DataFrame({"item_id": ["i0", "i1"], "item_length": ["7", "8"], "item_id_list": ["x", "y"]})
+    assert list(prepare(small_events(), "shop", items)["item_columns"]) == ["item_item_length", "item_item_id_list"]
 
 
 # ------------------------------------------------------------------------ ids
@@ -255,6 +288,12 @@ def test_ids_that_recbole_would_lose(bad):
 def test_floats_that_are_no_ids(bad):
     with pytest.raises(ValueError, match="which are no ids; read them as text"):
         encode_ids(pd.Series([1.0, bad]), "here")
+
+
+@pytest.mark.parametrize("bad", [pd.Series([1.0, 2.0**24], dtype="float32"), pd.Series(["a", 2.5], dtype=object)])
+def test_short_and_mixed_floats_that_are_no_ids(bad):
+    with pytest.raises(ValueError, match="which are no ids; read them as text"):
+        encode_ids(bad, "here")
 
 
 def test_every_word_that_pandas_takes_for_missing_is_known():
@@ -319,6 +358,7 @@ def test_datetime_columns():
         (["2023-01-01", "03/15/2014"], r"that of row 2 first \('03/15/2014'\); times are numbers, or ISO dates"),
         (["2023-01-01", "1600000000"], r"that of row 2 first \('1600000000'\)"),
         (["2023-02-30"], "that of row 1 first"),
+        (["2023-02-20", "now"], r"that of row 2 first \('now'\)"),
         (["1600000000", "yesterday"], r"that of row 2 first \('yesterday'\)"),
         ([SECOND, SECOND, SECOND * 1000], r"1 of 3 times are no seconds since 1970, that of row 3 first"),
         ([SECOND, 0, SECOND], r"are no seconds since 1970, that of row 2 first \('0'\)"),
@@ -418,6 +458,8 @@ def test_chosen_types(given, kind, expected):
     [
         (["1", "$2"], "float", r"here cannot be float: row 2 holds '\$2'"),
         ([{"a": 1}], None, "here holds mappings"),
+        (["[{'id': 16, 'name': 'Animation'}]"], None, "here holds mappings"),
+        ([2.0**53, 1.0], "token", "here holds whole numbers from 2\\^53"),
         ([[0.1, 0.2], [0.3, 0.4]], None, "here holds vectors.*content_file"),
     ],
 )
