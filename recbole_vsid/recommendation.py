@@ -17,6 +17,7 @@ from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import ModelType
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from scipy.sparse import csr_matrix
 from tqdm import tqdm
@@ -176,6 +177,8 @@ class _Ranker:
         self.beam_width = max(config["beam_width"], k) if self.searches else None
         self.by_pairs = type(model).full_sort_predict is AbstractRecommender.full_sort_predict
         self.rows_at_once = max(1, min(config["eval_batch_size"], MOST_SCORES // dataset.item_num))
+        if self.searches:  # as many beams at once as in an evaluation
+            self.rows_at_once = max(1, self.rows_at_once * config["beam_width"] // self.beam_width)
         if self.by_pairs:
             self.rows_at_once = max(1, config["eval_batch_size"] // dataset.item_num)
 
@@ -303,5 +306,6 @@ def print_recommendations(table, n_users=3, console=None):
     for column in table.columns:
         shown.add_column(column, justify="right" if column in ("rank", "score") else "left")
     for row in table[table["user"].isin(users[:n_users])].itertuples(index=False):
-        shown.add_row(*(f"{value:.4f}" if name == "score" else str(value) for name, value in zip(table.columns, row)))
+        cells = (f"{value:.4f}" if name == "score" else str(value) for name, value in zip(table.columns, row))
+        shown.add_row(*map(escape, cells))  # an id may hold brackets
     (console or Console()).print(shown)
