@@ -60,9 +60,8 @@ class RawTable:
             self._open(setting, separator)
         names = self._header() if self._frame is None else list(self._frame.columns)
         names = [name for name in names if isinstance(name, str) and name.strip()]
-        self.columns = [
-            name for name in names if not re.fullmatch(r"__index_level_\d+__", name)
-        ]  # of pandas, in Parquet
+        # The index that pandas writes into Parquet is no column.
+        self.columns = [name for name in names if not re.fullmatch(r"__index_level_\d+__", name)]
         repeated = sorted({name for name in self.columns if self.columns.count(name) > 1})
         if repeated:
             raise ValueError(f"{self.name} has several columns named {repeated}; rename all but one of each")

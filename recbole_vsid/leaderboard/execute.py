@@ -137,6 +137,8 @@ def execute(runs, results, n_jobs, console, failures):
                         continue
                     _finish(job, results, failures, console)
                     progress.advance(bar)
+                    if not console.is_terminal:  # there the bar is drawn but once, at the end
+                        _say(console, time_left(*remaining_seconds(waiting, active, results.records.values(), n_jobs)))
                 left = time_left(*remaining_seconds(waiting, active, results.records.values(), n_jobs))
                 doing = ", ".join(f"{job.run.entry} seed {job.run.seed} ({job.progress()})" for job in active)
                 progress.update(bar, description=f"{doing}  {left}")
