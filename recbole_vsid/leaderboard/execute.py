@@ -129,7 +129,8 @@ def execute(runs, results, n_jobs, console, failures):
                 while waiting and len(active) < n_jobs:
                     active.append(_start(waiting.pop(0), n_threads, console))
                 time.sleep(POLL_SECONDS)
-                for job in [job for job in active if job.process.poll() is not None]:
+                ended = [job for job in active if job.process.poll() is not None]
+                for job in ended:
                     active.remove(job)
                     if job.process.returncode > 0 and job.resumed:
                         _say(console, f"{job.run.name}: could not go on ({job.failure()}), it starts anew")
@@ -137,9 +138,9 @@ def execute(runs, results, n_jobs, console, failures):
                         continue
                     _finish(job, results, failures, console)
                     progress.advance(bar)
-                    if not console.is_terminal:  # there the bar is drawn but once, at the end
-                        _say(console, time_left(*remaining_seconds(waiting, active, results.records.values(), n_jobs)))
                 left = time_left(*remaining_seconds(waiting, active, results.records.values(), n_jobs))
+                if ended and not console.is_terminal:  # there the bar is drawn but once, at the end
+                    _say(console, left)
                 doing = ", ".join(f"{job.run.entry} seed {job.run.seed} ({job.progress()})" for job in active)
                 progress.update(bar, description=f"{doing}  {left}")
         finally:
