@@ -18,7 +18,13 @@ from recbole_vsid.leaderboard.report import figure, metric_name
 # Okabe and Ito's colours, which the colour-blind can tell apart, then darker and lighter ones.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5C00", "#8E44AD", "#5F6B6D", "#B03A2E",
            "#1F8A70", "#34495E")  # fmt: skip
-LABELS = ("top center", "bottom center", "middle right", "middle left")
+# Where names stand, in turn, so that those of neighbours do not cover each other: one or two lines above or below.
+LABELS = (
+    ("top center", "{}"),
+    ("bottom center", "{}"),
+    ("top center", "{}<br>\u00a0"),
+    ("bottom center", "\u00a0<br>{}"),
+)
 CLEAR = "rgba(0,0,0,0)"  # the page's ground, light or dark
 
 
@@ -91,11 +97,12 @@ def against_cost(board, axis, cost):
     for column, protocol in enumerate(PROTOCOL_NAMES, 1):
         for place, row in enumerate(sorted(board.rows, key=cost)):
             estimate, symbol = row.metrics[protocol, metric], "square" if row.is_baseline else "circle"
+            position, label = LABELS[place % len(LABELS)]
             chart.add_trace(
                 go.Scatter(
                     x=[max(cost(row), 1e-3)], y=[estimate.mean], name=row.entry, legendgroup=row.entry,
-                    showlegend=column == 1, mode="markers+text", text=[row.entry],
-                    textposition=LABELS[place % len(LABELS)],  # neighbours' names do not cover each other
+                    showlegend=column == 1, mode="markers+text", text=[label.format(row.entry)],
+                    textposition=position,
                     marker={"color": colour[row.entry], "size": 12, "symbol": symbol},
                     error_y={"array": [estimate.half_width or 0], "thickness": 1.2},
                     hovertemplate=f"{row.entry}<br>%{{x:.3g}} {axis}<br>{metric_name(metric)} {figure(estimate.mean)}"
