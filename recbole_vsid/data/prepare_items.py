@@ -123,9 +123,9 @@ def item_file(table, items_id, chosen, named, wanted):
 
 
 def _field_name(name):
-    """RecBole splits headers at ``:`` and shares one name space among files."""
-    field = "".join(letter if letter.isalnum() or letter in "_.-" else "_" for letter in name.strip())
-    return f"item_{field}" if field in RESERVED else field
+    """RecBole splits headers at ``:`` and has one name space for files; ``text_template`` reads dots and numbers."""
+    field = "".join(letter if letter.isalnum() or letter in "_-" else "_" for letter in name.strip())
+    return f"item_{field}" if field in RESERVED or field.isdigit() else field
 
 
 def _description(kind, texts):

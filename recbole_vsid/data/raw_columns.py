@@ -111,7 +111,9 @@ def read_times(values, where):
     else:
         stamps = pd.to_datetime(values, errors="coerce", utc=True, format="ISO8601")
         exact, unit = stamps.dt.as_unit("ns").astype(np.int64), "ISO dates"
-        bad = (stamps.isna() | values.isin(["now", "today"])).to_numpy()  # words that pandas takes for a time
+        bad = stamps.isna().to_numpy()
+        if values.dtype == object:  # words that pandas takes for a time
+            bad |= values.isin(["now", "today"]).to_numpy()
     _refuse(bad, values, where, "cannot be read", "times are numbers, or ISO dates like 2024-05-31T12:00:00Z")
     whole = pd.api.types.is_integer_dtype(exact) and exact.max() < 2**63
     exact = exact.to_numpy(dtype=np.int64 if whole else np.float64)

@@ -10,6 +10,7 @@ import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -87,49 +88,57 @@ class RawTable:
                 from pyarrow.parquet import read_table
 
                 # Without pandas' metadata, which would make an index of some columns.
-                return read_table(self._path, columns=columns).to_pandas(ignore_metadata=True)
+                table = read_table(self._path, columns=columns).to_pandas(ignore_metadata=True)
+            for name in table.select_dtypes(object):
+                with _readable(f"{self.name}, column {name!r},", "UTF-8 text"):
+                    table[name] = table[name].map(_decoded)
+            return table
         # With usecols pandas would cut rows that are too long without a word: an unquoted comma shifts their columns.
         dtype = {name: str for name in self.columns if name not in inferred}
-        n_lines = self._count_lines()
+        n_lines, n_separators = self._count()
         with self._readable_csv(), self._csv(dtype=dtype, chunksize=CHUNK_ROWS) as chunks:
             table = pd.concat([chunk[columns] for chunk in chunks], ignore_index=True)
+        if n_separators < (len(table) + 1) * (len(self.columns) - 1):
+            self.notes.append(f"{self.name}: some rows have fewer columns than the header; what they lack is empty")
         if n_lines > len(table) + 1:  # else no row has several lines
             self._judge_line_breaks()
         return table
 
-    def _count_lines(self):
-        """Lines of the text file.
+    def _count(self):
+        """Lines and separators of the text file.
 
         Raises:
             ValueError: a NUL byte, at which pandas would cut off a value.
         """
-        n_lines, last = 0, b"\n"
+        n_lines, n_separators, last = 0, 0, b"\n"
         with COMPRESSED.get(self._path.suffix.lower(), open)(self._path, "rb") as file:
             for block in iter(lambda: file.read(1 << 20), b""):
                 if b"\0" in block:
                     raise ValueError(f"{self.name} holds NUL bytes after line {n_lines}; it must be UTF-8 text")
                 n_lines, last = n_lines + block.count(b"\n"), block
-        return n_lines + (not last.endswith(b"\n"))
+                n_separators += block.count(self._separator.encode())
+        return n_lines + (not last.endswith(b"\n")), n_separators
 
     def _judge_line_breaks(self):
-        """A quotation mark that was meant as such swallows lines up to the next one."""
-        broken = swallowed = 0
+        """A quotation mark that was meant as such swallows lines up to the next one.
+
+        If that stands in the same column, the value holds as many separators as the lines that it swallowed.
+        """
+        swallowed, first_row = [], 1
+        per_line = len(self.columns) - 1
         with self._readable_csv(), self._csv(dtype=str, chunksize=CHUNK_ROWS) as chunks:
             for chunk in chunks:
-                several = chunk.apply(lambda column: column.str.contains("[\r\n]"))
-                broken += int(several.any(axis=1).sum())
-                holds = chunk.apply(lambda column: column.str.contains(self._separator, regex=False))
-                swallowed += int((several & holds).any(axis=1).sum())
-        if self._separator == "\t" and swallowed:  # texts hold line breaks and commas, but hardly tabs
-            raise ValueError(
-                f"{self.name}: between quotation marks in {swallowed:,} of its rows are tabs and line breaks, that is, "
-                'other rows; remove the quotation marks, or write each as ""'
-            )
-        if broken:
-            self.notes.append(
-                f"{self.name}: {broken:,} rows go over several lines between quotation marks; if those are no quotes, "
-                "other rows were swallowed"
-            )
+                breaks = chunk.apply(lambda column: column.str.count("\r\n|\r|\n"))
+                separators = chunk.apply(lambda column: column.str.count(re.escape(self._separator)))
+                found = ((breaks > 0) & (separators == breaks * per_line)).any(axis=1).to_numpy()
+                swallowed += (np.flatnonzero(found) + first_row).tolist()
+                first_row += len(chunk)
+        if not swallowed or not per_line:
+            return
+        seen = f"{len(swallowed):,} rows, row {swallowed[0]} first, seem to hold other rows between quotation marks"
+        if self._separator == "\t":  # texts hold commas, but hardly tabs
+            raise ValueError(f'{self.name}: {seen}; remove the quotation marks, or write each as ""')
+        self.notes.append(f"{self.name}: {seen}; if those are no quotes, these rows are lost")
 
     def _open(self, setting, separator):
         suffixes = [suffix.lower() for suffix in self._path.suffixes if suffix.lower() not in COMPRESSED]
@@ -141,7 +150,9 @@ class RawTable:
             self._separator = separator
         elif suffix in JSON_LINES:
             with _readable(self.name, "JSON lines, one object per line"):
-                self._frame = pd.read_json(self._path, lines=True, dtype=False, convert_dates=False)
+                self._frame = pd.read_json(
+                    self._path, lines=True, dtype=False, convert_dates=False, encoding="utf-8-sig"
+                )
                 if not any(isinstance(name, str) for name in self._frame.columns):
                     raise ValueError("its lines are no objects with names")
         elif suffix not in PARQUET:
@@ -172,6 +183,11 @@ class RawTable:
 
     def _readable_csv(self):
         return _readable(self.name, "UTF-8 text with a header, and no row longer than the header")
+
+
+def _decoded(value):
+    """Texts of programs that do not tell Parquet that they are texts."""
+    return value.decode() if isinstance(value, bytes) else value
 
 
 @contextmanager

@@ -109,15 +109,13 @@ def columns(table, popularity, titles, name):
     Returns:
         dict: ``codes`` flat, ``max_length`` per item and −1 padded; ``lengths``, ``ids``, ``titles``, ``events``;
         ``suffix``, whether the last token of an item only tells apart items with the same content code;
-        ``content_sizes``, codes per position, without such tokens where all share one vocabulary; ``facts``, name →
-        text.
+        ``content_sizes``, codes per position, without such tokens where all share one vocabulary; ``suffix_codes``, the
+        first of those tokens and their number; ``facts``, name → text.
     """
     codes = table.codes[1:]
     order = np.lexsort(codes.T[::-1])
     shown = [titles[item] or str(table.item_tokens[item + 1]) for item in order]
-    sizes = list(table.vocab_sizes)
-    if table.suffix and table.shared_vocabulary:
-        sizes = [int(codes[np.arange(len(codes)), table.lengths[1:] - 1].min())] * len(sizes)
+    sizes, suffix_codes = vocabularies(table)
     return {
         "codes": codes[order].ravel().tolist(),
         "lengths": table.lengths[1:][order].tolist(),
@@ -125,9 +123,19 @@ def columns(table, popularity, titles, name):
         "titles": shown,
         "events": np.asarray(popularity)[1:][order].tolist(),
         "content_sizes": sizes,
+        "suffix_codes": suffix_codes,
         "suffix": bool(table.suffix),
         "facts": facts(table, name),
     }
+
+
+def vocabularies(table):
+    """Content codes per position, and the first and the number of the tokens that only tell items apart."""
+    sizes = list(table.vocab_sizes)
+    if not (table.suffix and table.shared_vocabulary):
+        return sizes, [0, sizes[-1]]
+    first = int(table.codes[np.arange(1, len(table.codes)), table.lengths[1:] - 1].min())
+    return [first] * len(sizes), [first, sizes[-1] - first]
 
 
 def facts(table, name):
@@ -136,14 +144,15 @@ def facts(table, name):
     content = np.where(np.arange(table.max_length) < n_content[:, None], table.codes[1:], -1)
     sizes = np.unique(content, axis=0, return_counts=True)[1]
     lengths = sorted(set(n_content.tolist()))
-    origin = table.provenance
+    origin, (vocabulary, (_, n_suffixes)) = table.provenance, vocabularies(table)
     found = {
         "dataset": name,
         "tokenizer": origin.get("tokenizer", origin.get("source", "imported")),
         "items": f"{len(n_content):,}",
         "content tokens per item": f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}",
-        "codes per position": " · ".join(f"{size:,}" for size in table.vocab_sizes)
-        + (" (the same at every position)" if table.shared_vocabulary else ""),
+        "codes per position": " · ".join(f"{size:,}" for size in vocabulary)
+        + (" (the same at every position)" if table.shared_vocabulary else "")
+        + (f", and {n_suffixes:,} that tell items apart" if table.suffix and table.shared_vocabulary else ""),
         "distinct content codes": f"{len(sizes):,}; the largest is shared by {sizes.max():,} items",
         "last token": "tells apart items with the same content code" if table.suffix else "content, as the others",
     }

@@ -91,7 +91,11 @@ function childList(node) {
     while (shown < Math.min(upTo, nodes.length)) list.append(entry(nodes[shown++], node, most));
     if (shown < nodes.length) {
       const text = `show ${Math.min(CHUNK, nodes.length - shown)} more of ${number(nodes.length - shown)}`;
-      list.append(make("li", {class: "more"}, make("button", {type: "button", onclick: () => list.show(shown + CHUNK)}, text)));
+      list.append(make("li", {class: "more"}, make("button", {type: "button", onclick: () => {
+        const first = shown;
+        list.show(shown + CHUNK);
+        list.children[first].querySelector("button").focus();  // the button that had it is gone
+      }}, text)));
     }
   };
   list.show(CHUNK);
@@ -157,10 +161,18 @@ function nearest(row, most = 20) {
   return found;
 }
 
+// Replace what the panel shows; its heading takes the focus if it was on something that is gone.
+function fill(heading, ...content) {
+  const inside = panel.contains(document.activeElement);
+  panel.replaceChildren(heading, ...content);
+  panel.scrollTop = 0;
+  if (inside) heading.focus();
+}
+
 function showItem(row) {
   const near = nearest(row);
-  panel.replaceChildren(
-    make("h2", {}, data.titles[row]),
+  fill(
+    make("h2", {tabindex: "-1"}, data.titles[row]),
     make("p", {class: "counts"}, `id ${data.ids[row]} · ${many(data.events[row], "training event")} · ${many(contentLength(row), "content token")}`),
     make("p", {}, ...chips(row)),
     make("h3", {}, "Nearest items by shared prefix"),
@@ -173,8 +185,8 @@ function showItem(row) {
 function showNode(node) {
   const rows = Array.from({length: size(node)}, (_, place) => node.from + place);
   rows.sort((a, b) => data.events[b] - data.events[a]);
-  panel.replaceChildren(
-    make("h2", {}, "Prefix ", ...chips(node.from, 0, node.depth)),
+  fill(
+    make("h2", {tabindex: "-1"}, "Prefix ", ...chips(node.from, 0, node.depth)),
     make("p", {class: "counts"}, `${many(size(node), "item")} · ${many(events(node), "training event")}`),
     make("h3", {}, "Most popular items below it"),
     make("ol", {class: "near"}, ...rows.slice(0, 20).map(row => make("li", {}, itemButton(row, many(data.events[row], "event"))))));
@@ -240,9 +252,10 @@ function perplexity(counts) {
 function codebookUse() {
   for (let position = 0; position < width; position++) {
     const ends = data.suffix && data.lengths.every(length => length === width) && position === width - 1;
-    const counts = new Array(data.content_sizes[position]).fill(0);
-    for (let row = 0; row < n; row++) if (contentLength(row) > position || ends) counts[code(row, position)]++;
-    if (!counts.some(Boolean)) continue;
+    const [least, size] = ends ? data.suffix_codes : [0, data.content_sizes[position]];
+    const counts = new Array(size).fill(0);
+    for (let row = 0; row < n; row++) if (contentLength(row) > position || ends) counts[code(row, position) - least]++;
+    if (!counts.some(Boolean)) continue;  // only tokens that tell items apart, of codes of different lengths
     const sorted = counts.slice().sort((a, b) => b - a), used = sorted.filter(count => count).length;
     const step = 300 / sorted.length;
     const points = sorted.flatMap((count, place) => [[place * step, count], [(place + 1) * step, count]]);
@@ -255,9 +268,10 @@ function codebookUse() {
   }
 }
 
-// Ten groups of items, from the most to the least popular: which share of each has how many content tokens.
+// Ten groups of items, from the most to the least popular: which share of each has how many content tokens. Equally popular
+// items are taken by id: rows stand in the order of codes, which knows their lengths.
 function lengthByPopularity() {
-  const rows = Array.from({length: n}, (_, row) => row).sort((a, b) => data.events[b] - data.events[a] || a - b);
+  const rows = Array.from({length: n}, (_, row) => row).sort((a, b) => data.events[b] - data.events[a] || (data.ids[a] < data.ids[b] ? -1 : 1));
   const groups = Math.min(10, n), lengths = [...new Set(rows.map(contentLength))].sort((a, b) => a - b);
   const target = document.getElementById("lengths");
   if (lengths.length === 1) {
@@ -268,11 +282,12 @@ function lengthByPopularity() {
   for (let group = 0; group < groups; group++) {
     const part = rows.slice(Math.floor(group * n / groups), Math.floor((group + 1) * n / groups));
     const mean = part.reduce((sum, row) => sum + contentLength(row), 0) / part.length;
-    const line = make("div", {class: "stack", role: "img", "aria-label": `mean length ${mean.toFixed(2)}`});
-    for (const [which, length] of lengths.entries()) {
-      const share = part.filter(row => contentLength(row) === length).length / part.length;
-      const piece = make("span", {class: `length${which % 6}`, title: `${many(length, "token")}: ${(100 * share).toFixed(1)} %`});
-      piece.style.width = `${100 * share}%`;
+    const shares = lengths.map(length => part.filter(row => contentLength(row) === length).length / part.length);
+    const told = lengths.map((length, which) => `${many(length, "token")}: ${(100 * shares[which]).toFixed(1)} %`);
+    const line = make("div", {class: "stack", role: "img", "aria-label": told.join(", ")});
+    for (const which of lengths.keys()) {
+      const piece = make("span", {class: `length${which % 6}`, title: told[which]});
+      piece.style.width = `${100 * shares[which]}%`;
       line.append(piece);
     }
     const most = data.events[part[0]], least = data.events[part[part.length - 1]];

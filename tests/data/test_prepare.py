@@ -213,7 +213,7 @@ def test_all_kinds_of_tables_give_the_same_files(suffix):
         (
             "quote.tsv",
             b'user\titem\ttime\ttext\na\tb\t1\t"oh\na\tc\t2\tno"\n',
-            "in 1 of its rows are tabs and line breaks",
+            "1 rows, row 1 first, seem to hold other rows",
         ),
     ],
 )
@@ -233,7 +233,22 @@ def test_a_compressed_file_that_is_damaged():
 
 def test_rows_over_several_lines_are_told():
     Path("events.csv").write_text('user,item,time,text\na,b,1,"oh\na,c,2,no"\na,d,3,x\n')
-    assert "1 rows go over several lines" in "\n".join(prepare("events.csv", "shop")["notes"])
+    said = "\n".join(prepare("events.csv", "shop")["notes"])
+    assert "events.csv: 1 rows, row 1 first, seem to hold other rows" in said
+    Path("events.csv").write_text('user,item,time,text\na,b,1,"oh,\nno"\na,d,3,x\n')
+    assert "seem to hold" not in "\n".join(prepare("events.csv", "other")["notes"])
+    Path("events.csv").write_text("user,item,time,text\na,b,1\na,d,3,x\n")
+    assert "some rows have fewer columns" in "\n".join(prepare("events.csv", "third")["notes"])
+
+
+def test_texts_that_parquet_takes_for_bytes():
+    pytest.importorskip("pyarrow")
+    small_events().assign(user_id=lambda table: table["user_id"].str.encode("utf-8")).to_parquet("events.parquet")
+    assert prepare("events.parquet", "shop")["users"] == 3
+    assert lines("dataset/shop/shop.inter")[1].startswith("u0\t")
+    small_events().assign(user_id=b"\xff").to_parquet("events.parquet")
+    with pytest.raises(ValueError, match="column 'user_id', is not readable as UTF-8 text"):
+        prepare("events.parquet", "other")
 
 
 def test_the_index_of_a_frame_in_parquet_is_no_column(tmp_path):
@@ -252,8 +267,8 @@ def test_a_separator_is_that_of_text_files():
 
 
 def test_columns_called_like_recboles_own_are_renamed():
-    items = pd.DataFrame({"item_id": ["i0", "i1"], "item_length": ["7", "8"], "item_id_list": ["x", "y"]})
-    assert list(prepare(small_events(), "shop", items)["item_columns"]) == ["item_item_length", "item_item_id_list"]
+    items = pd.DataFrame({"item_id": ["i0", "i1"], "item_length": ["7", "8"], "a.b": ["x", "y"], "2": ["x", "y"]})
+    assert list(prepare(small_events(), "shop", items)["item_columns"]) == ["item_item_length", "a_b", "item_2"]
 
 
 # ------------------------------------------------------------------------ ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -72,6 +73,7 @@ def test_suffix_tokens_do_not_count_as_content():
 def test_facts_tell_lengths_and_collisions():
     found = facts(SMALL, "toy")
     assert found["content tokens per item"] == "1 to 2"
+    assert found["codes per position"] == "4 · 4 · 4 (the same at every position), and 4 that tell items apart"
     assert found["distinct content codes"] == "5; the largest is shared by 2 items"
     assert found["items"] == "6" and found["dataset"] == "toy"
 
@@ -199,6 +201,7 @@ def test_long_lists_come_in_chunks_and_search_still_reaches_their_ends(shown):
     assert len(texts(driver, rows)) == 100
     driver.find_element("css selector", "#tree .more button").click()
     assert len(texts(driver, rows)) == 200
+    assert driver.execute_script("return document.activeElement === document.querySelectorAll(arguments[0])[100]", rows)
     driver.execute_script("reveal(data.titles.indexOf('Title 1'))")  # the least popular
     assert len(texts(driver, rows)) == n and texts(driver, "#tree .chosen .title") == ["Title 1"]
 
@@ -212,6 +215,31 @@ def test_pictures_count_what_is_there(shown):
     assert len(texts(driver, "#lengths .group")) == 6
     driver = shown(table([[1], [2]]), np.array([0, 1, 1]), ["a", "b"])
     assert texts(driver, "#lengths p") == ["Every item has 1 content token."]
+    driver = shown(table([[1, 4], [1, 5], [2, 4]], suffix=True), np.array([0, 1, 1, 1]), ["a", "b", "c"])
+    assert texts(driver, "#use figcaption")[1].startswith("last token (tells items apart) 2 of 4 codes used")
+
+
+@needs_browser
+def test_equally_popular_items_are_not_grouped_by_their_codes(shown):
+    short_first = table([[row] if row < 100 else [row, 0] for row in range(200)], vocab_sizes=[200, 200])
+    mixed = np.random.default_rng(0).permutation(200)
+    names = np.array(["[PAD]", *(f"i{number:03}" for number in mixed)])
+    driver = shown(dataclasses.replace(short_first, item_tokens=names), np.ones(201, dtype=int), ["x"] * 200)
+    means = [float(text.split("mean ")[1]) for text in texts(driver, "#lengths .group")]
+    assert len(means) == 10 and all(1.1 < mean < 1.9 for mean in means)
+
+
+@needs_browser
+def test_the_panel_keeps_focus_and_starts_at_its_top(shown):
+    n = 60
+    driver = shown(
+        table([[0, row] for row in range(n)], vocab_sizes=[n, n]), np.arange(n + 1), [f"T {i}" for i in range(n)]
+    )
+    driver.execute_script("panel.style.height = '9rem'; showItem(0); panel.scrollTop = 300")
+    driver.execute_script(
+        "const near = panel.querySelectorAll('.link'); near[9].focus({preventScroll: true}); near[9].click()"
+    )
+    assert driver.execute_script("return [panel.scrollTop, document.activeElement.tagName]") == [0, "H2"]
 
 
 @needs_browser
