@@ -124,8 +124,7 @@ def _leaderboard(files, settings):
     _set_default(files, settings, "model", "VLSID,SASRec,Pop")
     models, datasets = (_names(settings.pop(key)) for key in ("model", "dataset"))
     _set_default(files, settings, "seed", 2020)
-    seeds = settings.pop("seed")
-    seeds = [_seed(str(seed)) for seed in (seeds if isinstance(seeds, list) else _names(str(seeds)))]
+    seeds = [_seed(seed) for seed in _names(settings.pop("seed"))]
     own = _taken(settings, "settings_dir", "jobs", "report_only")
     output_dir = settings.pop("output_dir", DEFAULT_OUTPUT_DIR)
     failures, written = leaderboard(models, datasets, seeds, output_dir, files, settings, **own)
@@ -229,10 +228,10 @@ def _seed(text):
     return int(text)
 
 
-def _names(text):
-    if isinstance(text, list):
-        return [str(name) for name in text]
-    return [name.strip() for name in str(text).split(",") if name.strip()]
+def _names(value):
+    """The texts of a list, or of a text with commas."""
+    names = value if isinstance(value, list) else str(value).split(",")
+    return [str(name).strip() for name in names if str(name).strip()]
 
 
 VERBS = {"train": _train, "tokenize": _tokenize, "leaderboard": _leaderboard, "recommend": _recommend,

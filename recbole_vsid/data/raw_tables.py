@@ -100,7 +100,7 @@ class RawTable:
             table = pd.concat([chunk[columns] for chunk in chunks], ignore_index=True)
         if n_separators < (len(table) + 1) * (len(self.columns) - 1):
             self.notes.append(f"{self.name}: some rows have fewer columns than the header; what they lack is empty")
-        if n_lines > len(table) + 1:  # else no row has several lines
+        if n_lines > len(table) + 1 and len(self.columns) > 1:  # else no row has several lines, or none is told by them
             self._judge_line_breaks()
         return table
 
@@ -133,7 +133,7 @@ class RawTable:
                 found = ((breaks > 0) & (separators == breaks * per_line)).any(axis=1).to_numpy()
                 swallowed += (np.flatnonzero(found) + first_row).tolist()
                 first_row += len(chunk)
-        if not swallowed or not per_line:
+        if not swallowed:
             return
         seen = f"{len(swallowed):,} rows, row {swallowed[0]} first, seem to hold other rows between quotation marks"
         if self._separator == "\t":  # texts hold commas, but hardly tabs

@@ -127,9 +127,10 @@ def markdown(all_boards, failures):
     for board in all_boards:
         frame = table(board)
         parts += [f"## {board.dataset}", _markdown_table(frame)]
-        if sources(board):
+        cited = sources(board)
+        if cited:
             names = " / ".join(map(metric_name, board.table_metrics))
-            parts.append(f"In brackets {names} as published, under the papers' own settings: {sources(board)}.")
+            parts.append(f"In brackets {names} as published, under the papers' own settings: {cited}.")
         if board.left_out:
             parts.append(left_out(board))
         parts.append("\n".join(f"- {name}: {text}" for name, text in facts(board).items()))
