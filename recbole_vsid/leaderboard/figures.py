@@ -13,18 +13,13 @@ from plotly.subplots import make_subplots
 
 from recbole_vsid.evaluation.breakdown import GROUPS
 from recbole_vsid.evaluation.collector import PROTOCOL_NAMES
+from recbole_vsid.leaderboard.labels import label_positions
 from recbole_vsid.leaderboard.report import figure, metric_name
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, then darker and lighter ones.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5C00", "#8E44AD", "#5F6B6D", "#B03A2E",
            "#1F8A70", "#34495E")  # fmt: skip
-# Where names stand, in turn, so that those of neighbours do not cover each other: one or two lines above or below.
-LABELS = (
-    ("top center", "{}"),
-    ("bottom center", "{}"),
-    ("top center", "{}<br>\u00a0"),
-    ("bottom center", "\u00a0<br>{}"),
-)
+LEAST_COST = 1e-3  # what a logarithmic axis can show of nothing
 CLEAR = "rgba(0,0,0,0)"  # the page's ground, light or dark
 
 
@@ -94,14 +89,22 @@ def _finish(chart, height=420, **layout):
 def against_cost(board, axis, cost):
     """NDCG against a cost on a logarithmic axis."""
     chart, colour, metric = _two_protocols(shared_xaxes=True), colours(board), board.table_metrics[0]
+    costs = [max(cost(row), LEAST_COST) for row in board.rows]
+    left, right = math.log10(min(costs)) - 0.4, math.log10(max(costs)) + 0.4
     for column, protocol in enumerate(PROTOCOL_NAMES, 1):
-        for place, row in enumerate(sorted(board.rows, key=cost)):
-            estimate, symbol = row.metrics[protocol, metric], "square" if row.is_baseline else "circle"
-            position, label = LABELS[place % len(LABELS)]
+        estimates = [row.metrics[protocol, metric] for row in board.rows]
+        top = 1.4 * max(estimate.mean for estimate in estimates) or 1  # a wide interval may leave the picture
+        positions = label_positions(
+            [(math.log10(value) - left) / (right - left) for value in costs],
+            [estimate.mean / top for estimate in estimates],
+            [(estimate.half_width or 0) / top for estimate in estimates],
+            [row.entry for row in board.rows],
+        )
+        for row, x, estimate, position in zip(board.rows, costs, estimates, positions):
+            symbol = "square" if row.is_baseline else "circle"
             chart.add_trace(
                 go.Scatter(
-                    x=[max(cost(row), 1e-3)], y=[estimate.mean], name=row.entry, legendgroup=row.entry,
-                    showlegend=column == 1, mode="markers+text", text=[label.format(row.entry)],
+                    x=[x], y=[estimate.mean], name=row.entry, mode="markers+text", text=[row.entry],
                     textposition=position,
                     marker={"color": colour[row.entry], "size": 12, "symbol": symbol},
                     error_y={"array": [estimate.half_width or 0], "thickness": 1.2},
@@ -110,10 +113,8 @@ def against_cost(board, axis, cost):
                 ),
                 1, column,
             )  # fmt: skip
-        most = max(row.metrics[protocol, metric].mean for row in board.rows)
-        chart.update_yaxes(range=[0, 1.4 * most or 1], col=column)  # a wide interval may leave the picture
-    spread = [math.log10(max(cost(row), 1e-3)) for row in board.rows]
-    chart.update_xaxes(type="log", title=axis, range=[min(spread) - 0.4, max(spread) + 0.4])
+        chart.update_yaxes(range=[0, top], col=column)
+    chart.update_xaxes(type="log", title=axis, range=[left, right])
     chart.update_yaxes(title=metric_name(metric), col=1)
     return _finish(chart, showlegend=False)
 
@@ -168,6 +169,7 @@ def tokens_per_item(board):
         )
     )  # fmt: skip
     chart.update_xaxes(title="tokens per item of the history")
+    chart.update_yaxes(automargin=True)
     return _finish(chart, height=80 + 28 * len(rows))
 
 

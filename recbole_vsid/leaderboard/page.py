@@ -93,17 +93,21 @@ def _table(board):
     costs = list(report.costs(board.rows[0]))
     spans = "".join(f'<th colspan="2">{label}</th>' for label in PROTOCOL_NAMES.values())
     metrics = [report.metric_name(metric) for metric in board.table_metrics]
-    heads = ["model", *metrics * len(PROTOCOL_NAMES), *costs, " / ".join(metrics)]
+    heads = ["model", *metrics * len(PROTOCOL_NAMES), *costs]
+    spans += f'<th colspan="{len(costs)}">cost</th>'
+    has_published = bool(report.sources(board))
+    if has_published:
+        heads.append(" / ".join(metrics))
+        spans += '<th class="published">published, not measured here</th>'
     head = "".join(f'<th scope="col"><button type="button">{escape(text)}</button></th>' for text in heads)
-    body = "".join(_row(board, row) for row in board.rows)
-    spans += f'<th colspan="{len(costs)}">cost</th><th class="published">published, not measured here</th>'
+    body = "".join(_row(board, row, has_published) for row in board.rows)
     return (
         f'<div class="wide"><table class="board"><thead><tr><th></th>{spans}</tr><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 
 
-def _row(board, row):
+def _row(board, row, has_published):
     cells = [f'<th scope="row" data-value="{escape(row.entry)}">{escape(row.entry)}</th>']
     for protocol in PROTOCOL_NAMES:
         for metric in board.table_metrics:
@@ -120,9 +124,10 @@ def _row(board, row):
             )
     for text in report.costs(row).values():
         cells.append(f'<td data-value="{_sortable(text)}">{escape(text)}</td>')
-    found = published(board.dataset, row.entry)
-    source = escape(found["source"]) if found else ""
-    cells.append(f'<td class="published" title="{source}">{escape(report.published_figures(board, row))}</td>')
+    if has_published:
+        source = (published(board.dataset, row.entry) or {"source": ""})["source"]
+        text = escape(report.published_figures(board, row))
+        cells.append(f'<td class="published" title="{escape(source)}">{text}</td>')
     return f"<tr>{''.join(cells)}</tr>"
 
 

@@ -64,14 +64,15 @@ def published_figures(board, row):
 
 def table(board):
     """The board as a data frame of texts, one row per entry, best first."""
-    rows = []
+    rows, has_published = [], bool(sources(board))
     for row in board.rows:
         cells = {"model": row.entry}
         for protocol, label in PROTOCOL_NAMES.items():
             for metric in board.table_metrics:
                 cells[f"{metric_name(metric)}, {label}"] = cell(board, row, protocol, metric)
         cells |= costs(row)
-        cells["published, not measured here"] = published_figures(board, row)
+        if has_published:
+            cells["published, not measured here"] = published_figures(board, row)
         rows.append(cells)
     return pd.DataFrame(rows)
 

@@ -35,6 +35,7 @@ def test_markdown_shows_protocols_apart_with_intervals_and_marks(written):
     assert intrr[-1] == "[.0384 / .0640] |" and "arXiv 2602.20704" in markdown
     assert "--model=SASRec --dataset=amazon-beauty --seed=1 '--topk=[5, 10]'" in markdown
     assert markdown.index("## amazon-beauty") < markdown.index("## ml-100k")
+    assert markdown.count("published, not measured here") == 1, "no such column where no paper gives figures"
     assert ".0632 ± .0059° " in markdown, "one seed: over users"
 
 
@@ -80,6 +81,8 @@ def test_the_page_draws_and_sorts(written, browser):  # noqa: F811
     WebDriverWait(browser, 60).until(lambda driver: all(driver.execute_script(marks)))
     assert len(browser.execute_script(marks)) == 10, "five pictures per dataset, each with marks"
     assert errors(browser) == []
+    published = "return [...document.querySelectorAll('table.board')].map(t => t.querySelectorAll('.published').length)"
+    assert browser.execute_script(published) == [4, 0], "head and rows of Beauty; nothing for ml-100k"
     names = "return [...document.querySelector('table.board').tBodies[0].rows].map(row => row.cells[0].textContent)"
     assert browser.execute_script(names) == ["SASRec", "IntRR", "Pop"]
     head = "document.querySelector('table.board').tHead.rows[1].cells[1].click()"
