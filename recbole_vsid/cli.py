@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import warnings
+from collections import ChainMap
 from pathlib import Path
 
 from recbole_vsid.cli_help import HELP, VERB_HELP
@@ -73,7 +74,7 @@ def main(arguments=None):
         debug = str(settings.get("state", "")).lower() == "debug"
         files = shlex.split(settings.pop("config_files", ""))
         if verb not in WITHOUT_DEFAULT_DATASET:
-            _set_default(files, settings, "dataset", "ml-100k")
+            _set_defaults(files, settings, dataset="ml-100k")
         return VERBS[verb](files, settings)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -81,7 +82,7 @@ def main(arguments=None):
     except (ValueError, OSError, ImportError, NotImplementedError) as error:
         if debug:
             raise
-        message = " ".join(str(error).split())  # YAML's errors are drawings over several lines
+        message = " ".join(str(error).split()) or type(error).__name__  # YAML's errors are drawings over several lines
         print(f"error: {message}\n(--state=debug shows where, --help shows how)", file=sys.stderr)
         return 2
 
@@ -89,7 +90,7 @@ def main(arguments=None):
 def _train(files, settings):
     from recbole_vsid.quick_start import run
 
-    _set_default(files, settings, "model", "VLSID")
+    _set_defaults(files, settings, model="VLSID")
     run(settings["model"], settings["dataset"], files, settings)
     return 0
 
@@ -121,9 +122,8 @@ def _tokenize(files, settings):
 def _leaderboard(files, settings):
     from recbole_vsid.leaderboard.board import DEFAULT_OUTPUT_DIR, leaderboard
 
-    _set_default(files, settings, "model", "VLSID,SASRec,Pop")
+    _set_defaults(files, settings, model="VLSID,SASRec,Pop", seed=2020)
     models, datasets = (_names(settings.pop(key)) for key in ("model", "dataset"))
-    _set_default(files, settings, "seed", 2020)
     seeds = [_seed(seed) for seed in _names(settings.pop("seed"))]
     own = _taken(settings, "settings_dir", "jobs", "report_only")
     output_dir = settings.pop("output_dir", DEFAULT_OUTPUT_DIR)
@@ -186,7 +186,7 @@ def _tune(files, settings):
     from recbole_vsid.tuning import tune
 
     own = _taken(settings, "params_file", "algo", "max_evals", "early_stop", "output_file")
-    _set_default(files, settings, "model", "VLSID")
+    _set_defaults(files, settings, model="VLSID")
     model, dataset = settings.pop("model"), settings.pop("dataset")
     found = tune(model, dataset, **own, config_file_list=files, config_dict=settings)
     failed = int((found["trials"]["failed"] != "").sum())
@@ -209,12 +209,12 @@ def _explore(files, settings):
     return 0
 
 
-def _set_default(files, settings, key, default):
-    """What the files say of a setting that the command line leaves out, or else the default."""
+def _set_defaults(files, settings, **defaults):
+    """Add what the command line leaves out: what the files say, or else the defaults."""
     from recbole_vsid.config import read_settings
 
-    given = [default, *(values[key] for values in map(read_settings, files) if key in values)]
-    settings.setdefault(key, given[-1])
+    given = ChainMap(settings, *map(read_settings, reversed(files)), defaults)
+    settings.update({key: given[key] for key in defaults})
 
 
 def _taken(settings, *names):

@@ -7,6 +7,7 @@ models whose encoder sees the whole history at once).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,7 +102,7 @@ def windows(log, costs, budget, phase):
     return begins, np.diff(np.r_[begins, len(log.items)])
 
 
-class SequenceLoader:
+class SequenceLoader(ABC):
     """Training batches of rows of similar length, in random order.
 
     Rows are sorted by cost with a random tie-break and cut into batches, whose order is random: so little is padded. An
@@ -137,13 +138,13 @@ class SequenceLoader:
             self._plan = [tuple(column[parts[i]] for column in rows) for i in rng.permutation(len(parts))]
         return self._plan
 
+    @abstractmethod
     def _rows(self, rng):
         """Columns of all rows of an epoch, and the cost of each row."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _bounds(self, sorted_cost):
         """Where to cut rows of ascending cost into batches: ``[0, …, n_rows]``."""
-        raise NotImplementedError
 
     def __len__(self):
         return len(self._batches())

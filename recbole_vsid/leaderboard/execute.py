@@ -152,15 +152,20 @@ def execute(runs, results, n_jobs, console, failures):
 
 
 def _start(run, n_threads, console):
-    last, result = run.folder / "last.pth", run.folder / "result.json"
-    interrupted = last.is_file() and (run.folder / "best.pth").is_file()
-    interrupted = interrupted and not (result.is_file() and result.stat().st_mtime >= last.stat().st_mtime)
-    # The folder is that of the settings; a checkpoint holds semantic IDs made from the files as they were then.
-    data = _data_file(run)
-    interrupted = interrupted and data.is_file() and data.read_text(encoding="utf-8") == run.data_hash
-    job = Job(run, n_threads, resume=run.resumable and interrupted)
+    job = Job(run, n_threads, resume=run.resumable and _is_interrupted(run))
     _say(console, f"{run.name}: {'goes on' if job.resumed else 'starts'}")
     return job
+
+
+def _is_interrupted(run):
+    """Whether its folder holds checkpoints of these data and no result of theirs."""
+    last, result, data = run.folder / "last.pth", run.folder / "result.json", _data_file(run)
+    if not (last.is_file() and (run.folder / "best.pth").is_file() and data.is_file()):
+        return False
+    if result.is_file() and result.stat().st_mtime >= last.stat().st_mtime:
+        return False
+    # The folder is that of the settings; a checkpoint holds semantic IDs made from the files as they were then.
+    return data.read_text(encoding="utf-8") == run.data_hash
 
 
 def _data_file(run):

@@ -125,9 +125,8 @@ def _row(board, row, has_published):
     for text in report.costs(row).values():
         cells.append(f'<td data-value="{_sortable(text)}">{escape(text)}</td>')
     if has_published:
-        source = (published(board.dataset, row.entry) or {"source": ""})["source"]
-        text = escape(report.published_figures(board, row))
-        cells.append(f'<td class="published" title="{escape(source)}">{text}</td>')
+        source = escape((published(board.dataset, row.entry) or {}).get("source", ""))
+        cells.append(f'<td class="published" title="{source}">{escape(report.published_figures(board, row))}</td>')
     return f"<tr>{''.join(cells)}</tr>"
 
 

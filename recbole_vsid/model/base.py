@@ -7,6 +7,8 @@ the whole catalogue.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
@@ -19,7 +21,7 @@ from recbole_vsid.decoding.trie import PrefixTrie
 from recbole_vsid.trainer import GenerativeTrainer
 
 
-class GenerativeRecommender(SequentialRecommender):
+class GenerativeRecommender(SequentialRecommender, ABC):
     """A sequential recommender that generates the semantic ID of the next item.
 
     Args:
@@ -86,6 +88,7 @@ class GenerativeRecommender(SequentialRecommender):
             if config[key] < 0:
                 raise ValueError(f"{key}={config[key]} is not usable: it must be at least 1, or 0 for {meaning}")
 
+    @abstractmethod
     def start_decoding(self, interaction):
         """Begin to generate the next item.
 
@@ -96,11 +99,10 @@ class GenerativeRecommender(SequentialRecommender):
         Returns:
             ``step(tokens, parents)`` as :func:`~recbole_vsid.decoding.beam.constrained_beam_search` wants it.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def hidden_matrices(self):
         """The weights that ``learner: muon`` orthogonalises: between hidden states, no embeddings, no output head."""
-        raise NotImplementedError
 
     def own_parameter_groups(self):
         """Parameter groups with names and learning rates of their own, as an optimizer takes them; by default none."""
@@ -119,9 +121,9 @@ class GenerativeRecommender(SequentialRecommender):
         """What is worth watching beside the loss, for the weights as they are: name → number. Nothing by default."""
         return {}
 
+    @abstractmethod
     def train_loader(self, config, dataset):
         """The iterable of training batches, with ``set_epoch``."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def topk(self, interaction, k):
