@@ -23,6 +23,7 @@ from scipy.sparse import csr_matrix
 from tqdm import tqdm
 
 from recbole_vsid.data.sequences import EventLog
+from recbole_vsid.decoding.ranking import best_items
 from recbole_vsid.quick_start import load
 from recbole_vsid.storage import atomic_path
 
@@ -253,13 +254,9 @@ class _Ranker:
         scores[:, 0] = -torch.inf
         consumed = consumed.tocoo()
         scores[torch.from_numpy(consumed.row).long(), torch.from_numpy(consumed.col).long()] = -torch.inf
-        kth = scores.topk(min(self.k, scores.size(1)), dim=1).values[:, -1:]
-        # All items as good as the k-th, so that which of equal ones is taken depends on nothing but its number.
-        rows, items = ((scores >= kth) & scores.isfinite()).nonzero(as_tuple=True)
-        rows, items, scores = rows.numpy(), items.numpy(), scores[rows, items].numpy()
-        order = np.lexsort((items, -scores, rows))
-        order = order[_position(rows[order]) < self.k]
-        return rows[order], items[order], scores[order]
+        items, scores = best_items(scores, self.k)
+        rows, places = scores.isfinite().nonzero(as_tuple=True)
+        return rows.numpy(), items[rows, places].numpy(), scores[rows, places].numpy()
 
     def _table(self, names, rows, items, scores):
         columns = {"user": names[rows], "rank": _position(rows) + 1, "item": self.item_tokens[items], "score": scores}

@@ -4,7 +4,8 @@ Whether items a user has already consumed stay candidates is worth more than mos
 every evaluation gives both, for RecBole's models too; ``mask_history`` says which one selects the model.
 
 Also mended here: in RecBole 1.2.1 ``topk`` fills free slots of a ranking with arbitrary ids and
-counts them as hits if they are, and the four coverage metrics crash (its issue #2194).
+counts them as hits if they are, equal scores are ranked in any order, and the four coverage metrics
+crash (its issue #2194).
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import numpy as np
 import torch
 from recbole.evaluator import Collector
 
+from recbole_vsid.decoding.ranking import best_items
+
 KEPT, MASKED = "consumed_kept", "consumed_masked"
 PROTOCOL_NAMES = {KEPT: "consumed kept", MASKED: "consumed masked"}
 
 
 class FiniteCollector(Collector):
-    """RecBole's collector, in which only slots with a finite score are recommendations.
+    """RecBole's collector, in which only slots with a finite score are recommendations and ties have one order.
 
     Attributes:
         filled: number of finite slots among the first ``max(topk)`` of all rows; ``slots``: their total.
@@ -32,15 +35,17 @@ class FiniteCollector(Collector):
 
     def eval_batch_collect(self, scores_tensor, interaction, positive_u, positive_i):
         super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
-        cutoff, n_rows = max(self.topk), len(scores_tensor)
-        finite = torch.isfinite(torch.topk(scores_tensor, cutoff, dim=-1).values)
+        items, scores = best_items(scores_tensor, max(self.topk))
+        finite, n_rows = torch.isfinite(scores), len(items)
         self.filled += int(finite.sum())
         self.slots += finite.numel()
         if self.register.need("rec.topk"):
-            self.data_struct["rec.topk"][-n_rows:, :cutoff] *= finite
+            found = (items[positive_u] == positive_i.unsqueeze(1)).int()
+            hits = found.new_zeros(items.shape)
+            self.data_struct["rec.topk"][-n_rows:, : items.size(1)] = hits.index_add_(0, positive_u, found) * finite
         if self.register.need("rec.items"):
-            items = self.data_struct["rec.items"][-n_rows:]
-            items.copy_(torch.where(finite, items, items[:, :1]))  # an empty slot covers nothing new
+            # An empty slot covers nothing new.
+            self.data_struct["rec.items"][-n_rows:] = torch.where(finite, items, items[:, :1])
 
     def get_data_struct(self):
         self.filled = self.slots = 0

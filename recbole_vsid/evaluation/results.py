@@ -23,6 +23,7 @@ def protocol(config, dataset, n_users, selected_by):
         if config["eval_args"]["order"] == "TO"
         else config["eval_args"]["order"],
         "ranking": "full catalogue",
+        "equal_scores": "in the order of the items' ids",
         "candidates": dataset.item_num - 1,
         "test_users": n_users,
         "data_fingerprint": dataset.fingerprint(),

@@ -17,6 +17,7 @@ from recbole.utils import InputType
 from recbole_vsid.data.dataset import SemanticIDDataset
 from recbole_vsid.decoding.beam import constrained_beam_search
 from recbole_vsid.decoding.exact import score_catalogue
+from recbole_vsid.decoding.ranking import best_items
 from recbole_vsid.decoding.trie import PrefixTrie
 from recbole_vsid.trainer import GenerativeTrainer
 
@@ -133,7 +134,7 @@ class GenerativeRecommender(SequentialRecommender, ABC):
             items int64 ``[B, k]`` and scores float32 ``[B, k]``, sorted; empty slots are item 0 with −inf.
         """
         if self.decoding == "exact":
-            scores, items = self._catalogue_scores(interaction).topk(min(k, self.n_items), dim=1)
+            items, scores = best_items(self._catalogue_scores(interaction), k)
             items = torch.where(scores.isfinite(), items, 0)
         else:
             items, scores = self._beam_search(interaction, k)

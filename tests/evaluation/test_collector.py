@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +18,8 @@ from scipy.sparse import csr_matrix
 
 from recbole_vsid.config import Config
 from recbole_vsid.evaluation.collector import KEPT, MASKED, FiniteCollector, ProtocolCollector
-from recbole_vsid.quick_start import build_data, build_model, run
+from recbole_vsid.quick_start import build_data, build_model, load, run
+from recbole_vsid.recommendation import recommend
 from recbole_vsid.trainer import trainer_class
 
 TOPK = [1, 5, 10]
@@ -185,7 +188,7 @@ def test_coverage_metrics_through_run(small_settings):
             assert masked[f"giniindex@{k}"] < kept[f"giniindex@{k}"]
 
 
-@pytest.mark.parametrize("model", ["BPR", "Pop"])
+@pytest.mark.parametrize("model", ["BPR", "EASE"])  # Pop's scores tie, and RecBole ranks ties in any order
 def test_the_masked_protocol_is_recboles_evaluation_of_general_models(small_settings, model):
     config = Config(model, "toy", config_dict=small_settings(model, epochs=1))
     init_seed(config["seed"], True)
@@ -212,3 +215,40 @@ def test_mask_history_chooses_what_selects(small_settings):
         _, best = trainer.fit(train_data, loaders[1], saved=False, verbose=False)
         assert dict(best) == {key: trainer.best_protocols[name][key] for key in best}
         assert trainer.best_protocols[KEPT] != trainer.best_protocols[MASKED]
+
+
+@pytest.mark.parametrize("levels", [1, 2, 5])
+def test_equal_scores_rank_in_the_order_of_their_ids(problem, levels):
+    """Python's ``sorted`` in ``naive`` is stable, and walks the items in the order of their ids."""
+    scores, targets, users, consumed, hidden = problem
+    scores[:, 1:] = torch.randint(levels, (len(scores), 39), generator=torch.Generator().manual_seed(2)).float()
+    results, _ = both(scores, targets, consumed, users)
+    assert results[KEPT] == pytest.approx(naive(scores, targets, [set()] * len(scores)), abs=1e-6)
+    assert results[MASKED] == pytest.approx(naive(scores, targets, hidden), abs=1e-6)
+
+
+@pytest.mark.parametrize("decoding", ["beam", "exact"])
+def test_items_that_share_a_code_rank_in_the_order_of_their_ids_everywhere(small_settings, tmp_path, decoding):
+    """All items have one semantic ID, so every score is equal."""
+    codes = tmp_path / "codes.json"
+    codes.write_text(json.dumps({f"i{item}": [0] for item in range(41)}))
+    settings = small_settings(
+        tokenizer="vlsid", epochs=1, sid_file=str(codes), decoding=decoding, beam_width=41, topk=[5, 10, 20]
+    )
+    for key in ("sid_vocab_size", "sid_n_levels"):
+        settings.pop(key)
+    record = run("VLSID", "toy", config_dict=settings)
+    (checkpoint,) = Path("saved").glob("VLSID-*/best.pth")
+    config, dataset, loaders, model = load(checkpoint)
+    test = loaders[2]._dataset
+    targets = test.inter_feat["item_id"].numpy()
+    assert record["test_result"][KEPT]["recall@5"] == pytest.approx((targets <= 5).mean(), abs=1e-6)
+    consumed = test.consumed[test.inter_feat["user_id"].numpy()].toarray()
+    consumed[np.arange(len(targets)), targets] = False
+    before = [(~gone[1:target]).sum() for gone, target in zip(consumed, targets)]
+    assert record["test_result"][MASKED]["recall@5"] == pytest.approx(np.mean(np.array(before) < 5), abs=1e-6)
+    items, _ = model.topk(next(iter(loaders[2]))[0], 7)
+    assert (items == torch.arange(1, 8)).all()
+    table = recommend(checkpoint, k=5, keep_consumed=True)
+    order = dict(zip(dataset.field2id_token["item_id"], range(dataset.item_num)))
+    assert (table["item"].map(order) == table["rank"]).all()
