@@ -24,7 +24,7 @@ from recbole_vsid.storage import atomic_path, content_hash
 
 # The code that decides what an entry holds. Another version of any of it makes new entries.
 SOURCES = (
-    "tokenizer/*.py",
+    "tokenizer/**/*.py",
     "semantic_id/*.py",
     "layers.py",
     "data/content*.py",

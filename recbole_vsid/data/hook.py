@@ -80,7 +80,8 @@ def fit_tokenizer(dataset):
         tensors = {f"tokenizer.{name}": tensor for name, tensor in tokenizer.state_dict().items()}
         tensors |= {"codes": torch.from_numpy(table.codes.copy()), "lengths": torch.from_numpy(table.lengths.copy())}
         names = {"tokenizer": tokenizer.name, "content": [block["encoder"] for block in provenance]}
-        return tensors, {"table": table.plain(), "report": {**names, **cost, **report}}
+        found = {f"{tokenizer.settings.prefix}{name}": value for name, value in tokenizer.found.items()}
+        return tensors, {"table": table.plain(), "report": {**names, "found": found, **cost, **report}}
 
     key = {
         "tokenizer": tokenizer.name,
@@ -116,7 +117,7 @@ def imported_table(dataset):
     table = replace(table, provenance={**table.provenance, **origin})
     report = diagnose(table, dataset.popularity(), sequences=dataset.training, seed=config["seed"])
     getLogger().info(f"Semantic IDs of {table.n_items - 1:,} items from {config['sid_file']}")
-    names = {"tokenizer": "file", "content": []}
+    names = {"tokenizer": "file", "content": [], "found": {}}
     return table, {**names, "fit_seconds": 0.0, "content_seconds": 0.0, "peak_memory_mb": None, **report}
 
 

@@ -74,6 +74,8 @@ def _overall(report):
 
     view.add_row("items, training events", _cell("{:,}", "n_items")(report), _cell("{:,}", "n_events")(report))
     view.add_row("vocabulary of content positions 1, 2, …", _vocabulary(report))
+    for setting, value in (_get(report, "found") or {}).items():
+        view.add_row(f"{setting}, found while fitting", f"{value:.3g}")
     view.add_section()
     pair("content tokens per item", "{:.3f}", "length", "content")
     histogram = _get(report, "length", "histogram")

@@ -131,6 +131,7 @@ class Tokenizer(ABC):
     Attributes:
         name: the name in the registry and on the command line.
         Settings: the settings class.
+        found: what ``fit`` has chosen for settings that are "auto" and worth reporting, name → value.
         shared_vocabulary: whether all positions draw from one vocabulary.
     """
 
@@ -141,6 +142,7 @@ class Tokenizer(ABC):
     def __init__(self, settings=None, seed=0, device="cpu", show_progress=False):
         self.settings = settings if settings is not None else self.Settings()
         self.seed, self.device, self.show_progress = seed, device, show_progress
+        self.found: dict[str, float] = {}
 
     @abstractmethod
     def fit(self, data: TokenizerInput):

@@ -78,11 +78,15 @@ class DVAESettings(FixedDVAESettings):
 
     policies: ClassVar[tuple] = ("suffix",)  # without it a short code would begin longer ones
 
-    length_cost: float = 7.0
+    length_cost: float | str = "auto"
     smoothing: float = 0.1
 
     def __post_init__(self):
         super().__post_init__()
         require_integer(self, "max_length", 2)
-        require_real(self, "length_cost", 0)
+        require_real(self, "length_cost", 0, auto=True)
+        if self.length_cost == "auto":
+            self.require(
+                "length_cost", self.schedule == "two_phase", "a number with sid_schedule=paper, for instance 7"
+            )
         require_real(self, "smoothing", 0, 1, open_high=False)

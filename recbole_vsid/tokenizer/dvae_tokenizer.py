@@ -28,10 +28,12 @@ from recbole_vsid.tokenizer.dvae import (
     length_posterior,
     schedule,
     squared_errors,
+    token_kl,
     uniform_prefix_loss,
     variable_length_loss,
 )
 from recbole_vsid.tokenizer.dvae_settings import DVAESettings, FixedDVAESettings
+from recbole_vsid.tokenizer.vlsid.length_cost import LengthCost
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +138,8 @@ class FixedDVAETokenizer(Tokenizer):
                 # Copies these rows only: the matrix may be a file that is larger than the memory.
                 x = torch.from_numpy(unit_rows(items[batch])).to(self.device)
                 terms = self._loss(x, tau, beta, warming, free_bits, noise)
+                if terms.mean_length is not None:
+                    self._follow_length(terms.mean_length, 1 - (step + 1) / updates)
                 optimizer.zero_grad(set_to_none=True)
                 terms.loss.backward()
                 optimizer.step()
@@ -244,6 +248,11 @@ class FixedDVAETokenizer(Tokenizer):
 
     def _check_collapse(self, embedding, counts):
         codes, lengths = self.assign(embedding)
+        if self.found and lengths.min() == lengths.max():
+            logger.warning(
+                f"tokenizer {self.name!r}: no price of a token makes the lengths vary here (the last one tried was "
+                f"{self.found}); all codes have {lengths[0]} content tokens"
+            )
         _, group, group_sizes = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
         collides = group_sizes[group.reshape(-1)] > 1
         distinct = len(group_sizes) / len(codes)
@@ -283,22 +292,39 @@ class DVAETokenizer(FixedDVAETokenizer):
     Settings = DVAESettings
     variable_length = True
 
+    def _build(self, d, hidden_size, vocab_size, max_length, decoder_layers, decoder_width=None):
+        super()._build(d, hidden_size, vocab_size, max_length, decoder_layers, decoder_width)
+        self._cost = None
+
     def _loss(self, x, tau, beta, warming, free_bits, noise):
         settings = self.settings
         output = self.encoder(x, tau, generator=noise, with_stop=not warming)
         reconstructions = self.decoder(output.relaxed_tokens)
         if warming:
             return uniform_prefix_loss(x, reconstructions)
+        if settings.length_cost == "auto" and beta > 0 and self._cost is None:
+            self._cost = LengthCost(reconstructions.size(1), beta, settings.smoothing, free_bits)
+            self._cost.start(squared_errors(x, reconstructions).detach(), token_kl(output.token_logits).detach())
         return variable_length_loss(
             x,
             reconstructions,
             output.token_logits,
             output.stop_logits,
             beta,
-            settings.length_cost,
+            self._price(),
             free_bits,
             settings.smoothing,
         )
+
+    def _price(self):
+        if self.settings.length_cost != "auto":
+            return self.settings.length_cost
+        return self._cost.price if self._cost is not None else 0.0  # no cost counts where beta is 0
+
+    def _follow_length(self, mean_length, left):
+        if self._cost is not None:
+            self._cost.follow(float(mean_length.detach()), left)
+            self.found["length_cost"] = round(self._cost.value, 3)
 
     def _collapse(self, distinct, mean_length, max_length):
         settings = self.settings
@@ -307,7 +333,7 @@ class DVAETokenizer(FixedDVAETokenizer):
                 f"all codes have one token and many collide (lower sid_length_cost={settings.length_cost}, raise "
                 f"sid_updates={settings.updates} or sid_vocab_size={settings.vocab_size})"
             )
-        if mean_length > max_length - 0.005:
+        if mean_length > max_length - 0.005 and self._cost is None:
             return (
                 f"all codes have the full length, so nothing is gained by varying it (raise "
                 f"sid_length_cost={settings.length_cost}, sid_max_length={settings.max_length} or "

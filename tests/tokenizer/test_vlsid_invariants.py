@@ -252,7 +252,7 @@ def test_schedules():
     assert schedule(two_phase, 25, 100)[0] == pytest.approx(0.75)
     assert schedule(two_phase, 49, 100)[1:] == (0.0, True)
     assert schedule(two_phase, 50, 100) == (0.5, 0.002, False)
-    paper = DVAETokenizer.Settings(schedule="paper", warm_fraction=0.2)
+    paper = DVAETokenizer.Settings(schedule="paper", warm_fraction=0.2, length_cost=7.0)
     assert schedule(paper, 0, 100) == (1.0, 0.0, False)
     assert schedule(paper, 10, 100) == (pytest.approx(0.75), pytest.approx(0.001), False)
     assert schedule(paper, 20, 100) == (0.5, 0.002, False)

@@ -1,0 +1,1 @@
+"""What belongs to VLSID's tokenizer alone (arXiv 2602.16375)."""
