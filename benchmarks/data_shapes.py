@@ -25,7 +25,7 @@ ON_DISK = ("ml-latest-small", "amazon-beauty", "amazon-games")
 def walks(n_users: int, n_items: int, n_groups: int, mean_events: int, rng) -> tuple[list[str], np.ndarray]:
     """Lines of an ``.inter`` file of users who stay in few groups of items, and the group of every item."""
     group = rng.integers(n_groups, size=n_items)
-    appeal = rng.zipf(1.6, size=n_items).clip(max=200).astype(float)
+    appeal = rng.lognormal(sigma=0.8, size=n_items)
     members = [np.flatnonzero(group == each) for each in range(n_groups)]
     lines = ["user_id:token\titem_id:token\ttimestamp:float"]
     for user in range(n_users):

@@ -1,0 +1,1 @@
+"""Faults on purpose, counted: ``python -m benchmarks.reliability --help``."""
