@@ -12,9 +12,12 @@ the list of dataset arguments grew with every instance.
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
 import re
 import shlex
+from contextlib import suppress
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -101,9 +104,16 @@ def as_meant(key: str, value: Any, default: Any) -> Any:
     if key in ("field_separator", "seq_separator") and value in ("tab", "\\t"):
         return "\t"
     if takes_list(key, default) and value.strip()[:1] in ("[", "("):
-        parsed = parse_value(re.sub(r"^\((.*)\)$", r"[\1]", value.strip()))
-        return parsed if isinstance(parsed, list) else value
+        with suppress(ValueError):  # a text that is no list is told by the setting's rule
+            parsed = parse_value(re.sub(r"^\((.*)\)$", r"[\1]", value.strip()))
+            return parsed if isinstance(parsed, list) else value
     return value
+
+
+@functools.lru_cache(maxsize=256)
+def _read_properties(file, modified, size):
+    """A property file, read once as long as it stays the same: a search builds hundreds of configurations."""
+    return yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_YamlLoader)  # a SafeLoader subclass
 
 
 def read_settings(file):
@@ -203,6 +213,12 @@ class Config(RecBoleConfig):
             self._update_from(folder / "tokenizer" / f"{check_name(tokenizer, 'tokenizer')}.yaml")
         self._update_from(folder / "dataset" / f"{dataset}.yaml")
         self._check_keys()
+
+    def _update_internal_config_dict(self, file):
+        state = os.stat(file)
+        values = copy.deepcopy(_read_properties(file, state.st_mtime_ns, state.st_size))
+        self.internal_config_dict.update(values or {})
+        return values
 
     def _update_from(self, file):
         if file.is_file():

@@ -12,162 +12,9 @@ import difflib
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
-LARGEST = 2**31 - 1
-LARGEST_NUMBER = 1e9
-
-
-@dataclass(frozen=True)
-class Number:
-    """A finite number between two ends, which belong to it unless they are open.
-
-    Args:
-        whole: only whole numbers.
-        empty: whether None is allowed, too.
-        infinite: whether infinity is.
-    """
-
-    low: float = -math.inf
-    high: float = math.inf
-    whole: bool = False
-    open_low: bool = False
-    open_high: bool = False
-    empty: bool = False
-    infinite: bool = False
-
-    def allows(self, value: Any) -> bool:
-        if value is None:
-            return self.empty
-        if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
-            return False
-        if isinstance(value, float) and not math.isfinite(value):
-            return self.infinite and value > 0
-        limit = self._limit(self.high)
-        above = value > self.low if self.open_low else value >= max(self.low, -limit)
-        return above and (value < limit if self.open_high else value <= limit)
-
-    def _limit(self, high: float) -> float:
-        """``high``, or where there is none the largest number that is taken."""
-        return high if high < math.inf else LARGEST if self.whole else LARGEST_NUMBER
-
-    def __str__(self) -> str:
-        name = "a whole number" if self.whole else "a number"
-        if self.low > -math.inf and self.high < math.inf and not self.whole:
-            name += f" in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
-        elif self.low > -math.inf:
-            name += f" above {self.low:g}" if self.open_low else f" of at least {self.low:g}"
-            name += f" and at most {self._limit(self.high):.10g}"
-        return name + (", or empty" if self.empty else "")
-
-
-@dataclass(frozen=True)
-class Text:
-    """A text; ``pattern`` is what it must be as a whole."""
-
-    words: str = "a text"
-    pattern: str = r"(?s).*"
-    empty: bool = False
-
-    def allows(self, value: Any) -> bool:
-        return self.empty if value is None else isinstance(value, str) and bool(re.fullmatch(self.pattern, value))
-
-    def __str__(self) -> str:
-        return self.words + (", or empty" if self.empty else "")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of some values; texts in any case with ``fold``."""
-
-    values: tuple
-    empty: bool = False
-    fold: bool = False
-
-    def allows(self, value: Any) -> bool:
-        if value is None:
-            return self.empty
-        value = value.lower() if self.fold and isinstance(value, str) else value
-        return any(type(value) is type(allowed) and value == allowed for allowed in self.values)
-
-    def __str__(self) -> str:
-        if set(self.values) == {True, False}:
-            return "true or false"
-        return f"one of {', '.join(str(value) for value in self.values)}" + (", or empty" if self.empty else "")
-
-
-@dataclass(frozen=True)
-class Several:
-    """A list whose members keep to ``each``; with ``single`` one member may stand for a list of it."""
-
-    each: Any
-    single: bool = False
-    empty: bool = False
-    least: int = 0
-    most: float = math.inf
-    words: str = ""
-
-    def allows(self, value: Any) -> bool:
-        if value is None:
-            return self.empty
-        if isinstance(value, (list, tuple)):
-            return self.least <= len(value) <= self.most and all(self.each.allows(member) for member in value)
-        return self.single and self.each.allows(value)
-
-    def __str__(self) -> str:
-        name = self.words or f"a list, each member {self.each}"
-        return name + (", or empty" if self.empty else "")
-
-
-@dataclass(frozen=True)
-class Mapping:
-    """A mapping; either ``keys`` says all that may be in it and their rules, or ``each`` holds for all values."""
-
-    words: str
-    keys: dict = field(default_factory=dict)
-    each: Any = None
-    required: tuple = ()
-    empty: bool = True
-
-    def allows(self, value: Any) -> bool:
-        if value is None:
-            return self.empty
-        if not isinstance(value, dict) or not set(self.required) <= set(value):
-            return False
-        if self.keys:
-            return all(key in self.keys and self.keys[key].allows(entry) for key, entry in value.items())
-        return all(isinstance(key, str) and key and self.each.allows(entry) for key, entry in value.items())
-
-    def __str__(self) -> str:
-        return self.words
-
-
-@dataclass(frozen=True)
-class Either:
-    """What one of two rules allows."""
-
-    first: Any
-    second: Any
-
-    def allows(self, value: Any) -> bool:
-        return self.first.allows(value) or self.second.allows(value)
-
-    def __str__(self) -> str:
-        return f"{self.first}, or {self.second}"
-
-
-class Encoding(Text):
-    """The name of a text encoding that Python knows, or None."""
-
-    def allows(self, value: Any) -> bool:
-        if not isinstance(value, str):
-            return value is None
-        try:
-            "".encode(value)
-            return True
-        except (LookupError, ValueError):  # "hex" and the like are no text encodings
-            return False
+from recbole_vsid.rules import LARGEST, Anything, Choice, Either, Encoding, Mapping, Number, Several, Text
 
 
 def at_least(least: int, most: float = math.inf) -> Number:
@@ -189,6 +36,8 @@ RATE = Number(0, 10, open_low=True, open_high=True)
 NAME = Text("a name", r".+")
 NAMES = Several(NAME, single=True, empty=True, words="a list of names")
 PATH = Text("a path", empty=True)
+SHARES = Several(POSITIVE, least=3, most=3)
+FULL = Choice(("full",))
 INTERVAL = Text("an interval like '[5,inf)'", INTERVALS, empty=True)
 COLUMNS = Mapping(
     "a mapping like {inter: [user_id, item_id, timestamp], item: [item_id]}",
@@ -251,16 +100,14 @@ RULES = {
     "metrics": Several(NAME, single=True, least=1, words="one or several names of metrics"),
     "tail_ratio": Number(0, LARGEST, open_low=True),
     "eval_args": Mapping(
-        "a mapping of some of split ({LS: valid_and_test}, or {RS: [8, 1, 1]} with all three above 0: something must "
-        "be left to validate and to test), order (TO or RO), group_by (user or none) and mode (full, without samples)",
+        "a mapping of some of split ({LS: valid_and_test}, or RS or TS like {RS: [8, 1, 1]}, as something must be left to "
+        "validate and to test), order (TO or RO), group_by (user or none) and mode (full, without sampled items)",
         keys={
-            "split": Either(
-                Mapping("", keys={"LS": Choice(("valid_and_test",))}, required=("LS",), empty=False),
-                Mapping("", keys={"RS": Several(POSITIVE, least=3, most=3)}, required=("RS",), empty=False),
-            ),
+            "split": Mapping("", keys={"LS": Choice(("valid_and_test",)), **dict.fromkeys(("RS", "TS"), SHARES)},
+                             number=1, empty=False),
             "order": Choice(("TO", "RO")),
             "group_by": Choice(("user", "none"), empty=True),
-            "mode": Either(Choice(("full",)), Mapping("", keys=dict.fromkeys(("valid", "test"), Choice(("full",))), empty=False)),
+            "mode": Either(FULL, Mapping("", keys={"valid": FULL, "test": FULL}, empty=False)),
         },
         empty=False,
     ),
@@ -365,7 +212,7 @@ def find_rule(key: str, default: Any, own: bool) -> Any:
         default: its value in the property files; None if they do not have it.
         own: whether the setting is of a model of this package, where a whole number stays one.
     """
-    if key in RULES and not (key == "dropout_prob" and isinstance(default, (list, tuple))):
+    if key in RULES:
         return RULES[key]
     if default == "auto":
         return None
@@ -376,8 +223,8 @@ def find_rule(key: str, default: Any, own: bool) -> Any:
     if isinstance(default, str):
         return Text()
     if isinstance(default, (list, tuple)):
-        each = find_rule(key, default[0], own) if default else None
-        return Several(each or Anything())
+        each = find_rule(key, default[0], own) if default else Anything()
+        return Several(SIZE if each is LAYERS else each)  # "layers" of a list are their sizes
     return Mapping("a mapping", each=Anything()) if isinstance(default, dict) else None
 
 
@@ -388,16 +235,6 @@ def _rule_of_number(key: str, default: float, own: bool) -> Number:
                 return rule
         return NOT_NEGATIVE
     return Number(whole=own and isinstance(default, int))
-
-
-class Anything:
-    """Any finite value."""
-
-    def allows(self, value: Any) -> bool:
-        return True
-
-    def __str__(self) -> str:
-        return "any"
 
 
 def check_setting(key: str, value: Any, default: Any, own: bool) -> None:
@@ -447,6 +284,4 @@ def advice(key: Any, known: Iterable[str]) -> str:
         return ELSEWHERE[key]
     known = sorted(known)
     meant = [ALIASES[key]] if ALIASES.get(key) in known else difflib.get_close_matches(str(key), known, 1, 0.6)
-    return (
-        f"the nearest one is {meant[0]!r}" if meant else "the folder properties/ has all settings with their defaults"
-    )
+    return f"the nearest one is {meant[0]!r}" if meant else "the folder properties/ has all that there are"
