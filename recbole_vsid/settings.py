@@ -100,7 +100,7 @@ RULES = {
     "metrics": Several(NAME, single=True, least=1, words="one or several names of metrics"),
     "tail_ratio": Number(0, LARGEST, open_low=True),
     "eval_args": Mapping(
-        "a mapping of some of split ({LS: valid_and_test}, or RS or TS like {RS: [8, 1, 1]}, as something must be left to "
+        "a mapping of some of split ({LS: valid_and_test}, or RS or TS like {RS: [8, 1, 1]}: something must be left to "
         "validate and to test), order (TO or RO), group_by (user or none) and mode (full, without sampled items)",
         keys={
             "split": Mapping("", keys={"LS": Choice(("valid_and_test",)), **dict.fromkeys(("RS", "TS"), SHARES)},
