@@ -39,13 +39,16 @@ def check_needs(config: Any) -> None:
         )
     if "train_stage" in config:
         raise ValueError(
-            f"model {model} is pretrained and then trained anew, with train_stage={config['train_stage']!r} first; this "
-            "runner trains in one stage, so choose another model"
+            f"model {model} is pretrained and then trained anew, with train_stage={config['train_stage']!r} first; "
+            "this runner trains in one stage, so choose another model"
         )
     if "MODEL_INPUT_TYPE" not in config:
         raise ValueError(f"loss_type={config['loss_type']!r} is not usable: it must be CE or BPR with model {model}")
     if config["MODEL_TYPE"] == ModelType.SEQUENTIAL and config["eval_args"]["order"] != "TO":
         raise ValueError(f"eval_args={config['eval_args']!r} is not usable: model {model} takes only order: TO")
+    width = next((key for key in ("hidden_size", "embedding_size") if key in config), None)
+    if width and "n_heads" in config and config[width] % config["n_heads"]:
+        raise ValueError(f"n_heads={config['n_heads']} is not usable: it must divide {width}={config[width]}")
     negatives = config["train_neg_sample_args"]
     without = negatives["distribution"] == "none"
     if without and config["MODEL_INPUT_TYPE"] == InputType.PAIRWISE and _reads(config.model_class, "NEG_ITEM_ID"):
@@ -79,15 +82,13 @@ def check_columns(config: Any, dataset: Any) -> None:
                 raise ValueError(
                     f"{key}={named!r} of model {model}: {name!r} is no item column of {config['dataset']}; {there}"
                 )
-        categories = [
-            name for name in columns if dataset.field2type[name] in (FeatureType.TOKEN, FeatureType.TOKEN_SEQ)
-        ]
-        numbers = [name for name in names if name not in categories]
-        if numbers:
-            raise ValueError(
-                f"{key}={named!r} of model {model}: {numbers[0]!r} holds numbers, and the model takes categories; "
-                f"such columns of {config['dataset']}: {', '.join(categories) or 'none'}"
-            )
+        embedded = config["numerical_features"] or []
+        for name in names:
+            if dataset.field2type[name] in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ) and name not in embedded:
+                raise ValueError(
+                    f"{key}={named!r} of model {model}: {name!r} holds numbers, which RecBole embeds only with "
+                    f"numerical_features={[*embedded, name]}"
+                )
         if not names:
             raise ValueError(f"{key}={named!r} of model {model} names no item column of {config['dataset']}; {there}")
     for key in SMALLER_THAN_CATALOGUE:
@@ -96,7 +97,7 @@ def check_columns(config: Any, dataset: Any) -> None:
                 f"{key}={config[key]} of model {model} is not usable: {config['dataset']} has only "
                 f"{dataset.item_num - 1} items"
             )
-    pointwise = config["MODEL_INPUT_TYPE"] == InputType.POINTWISE and config["MODEL_TYPE"] != ModelType.SEQUENTIAL
+    pointwise = config["MODEL_INPUT_TYPE"] == InputType.POINTWISE
     unsampled = config["train_neg_sample_args"]["distribution"] == "none"
     labelled = config["LABEL_FIELD"] in dataset.inter_feat
     if pointwise and unsampled and not labelled and _reads(config.model_class, "LABEL"):

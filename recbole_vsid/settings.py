@@ -12,7 +12,11 @@ import difflib
 import math
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
+
+import recbole
+import yaml
 
 from recbole_vsid.rules import LARGEST, Anything, Choice, Either, Encoding, Mapping, Number, Several, Text
 
@@ -33,7 +37,7 @@ BELOW_ONE = Number(0, 1, open_high=True)
 NOT_NEGATIVE = Number(0)
 POSITIVE = Number(0, open_low=True)
 RATE = Number(0, 10, open_low=True, open_high=True)
-NAME = Text("a name", r".+")
+NAME = Text("a name", r"[^\0\n]+")
 NAMES = Several(NAME, single=True, empty=True, words="a list of names")
 PATH = Text("a path", empty=True)
 SHARES = Several(POSITIVE, least=3, most=3)
@@ -43,7 +47,7 @@ COLUMNS = Mapping(
     "a mapping like {inter: [user_id, item_id, timestamp], item: [item_id]}",
     each=Several(NAME, single=True, least=1),
 )
-SEPARATOR = Text("one or several characters", r"(?s).+")
+SEPARATOR = Text("one or several characters", r"[^\0\n]+")
 
 RULES = {
     # RecBole: environment
@@ -141,6 +145,8 @@ RULES = {
     "hidden_size": SIZE,
     "n_layers": LAYERS,
     "fields": NAMES,
+    "hidden_act": Choice(("gelu", "relu", "swish", "tanh", "sigmoid")),
+    "pooling_mode": Choice(("mean", "max", "sum")),
     # This package, every model
     "num_threads": at_least(0, 1024),
     **dict.fromkeys(("result_file", "cache_dir", "content_file", "content_ids", "sid_file", "sid_file_ids"), PATH),
@@ -150,6 +156,7 @@ RULES = {
     "content_dim": SIZE,
     "missing_content": Choice(("error", "zero")),
     "cooccurrence_window": at_least(1),
+    "text_model": NAME,
     "text_columns": NAMES,
     "text_template": Text("a text like '{title} by {brand}'", empty=True),
     "text_max_length": SIZE,
@@ -260,9 +267,7 @@ def _finite(value: Any) -> bool:
         return all(_finite(key) and _finite(entry) for key, entry in value.items())
     if isinstance(value, (list, tuple, set)):
         return all(map(_finite, value))
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return not isinstance(value, int) or abs(value) < 2**63
+    return not isinstance(value, (int, float)) or abs(value) < 2**63  # False for NaN
 
 
 def takes_text(key: str, default: Any) -> bool:
@@ -271,6 +276,32 @@ def takes_text(key: str, default: Any) -> bool:
     if rule is None:
         return isinstance(default, str) and default != "auto"
     return isinstance(rule, Text) or (isinstance(rule, Choice) and all(isinstance(each, str) for each in rule.values))
+
+
+def may_be_empty(key: str) -> bool:
+    """Whether a setting that is a text may be None."""
+    return getattr(RULES.get(key), "empty", False)
+
+
+def texts_of_models(models: Iterable[str]) -> frozenset[str]:
+    """The settings that are texts, with those of ``models`` that only RecBole's property files tell."""
+    texts = {key for key in RULES if takes_text(key, None)} | {"data_path", "checkpoint_dir", "wandb_project"}
+    folder = Path(recbole.__file__).parent / "properties" / "model"
+    for model in models:
+        file = folder / f"{model}.yaml"
+        if re.fullmatch(r"\w+", model) and file.is_file():
+            defaults = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+            # "1e-12" is a text for YAML and a number for RecBole.
+            texts |= {key for key, value in defaults.items() if isinstance(value, str) and not _is_number(value)}
+    return frozenset(texts)
+
+
+def _is_number(text):
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return not text.isdigit()  # '01' of DMF is a name
 
 
 def takes_list(key: str, default: Any) -> bool:

@@ -42,9 +42,9 @@ def test_both_forms_are_read():
 
 
 def test_names_and_paths_stay_text():
-    arguments = ["--dataset=2020", "--data_path=1e3", "--result_file=~", "--model=true", "--checkpoint_dir", "[x"]
+    arguments = ["--dataset=2020", "--data_path=1e3", "--result_file=~/a", "--model=true", "--checkpoint_dir", "[x"]
     assert parse(arguments) == {
-        "dataset": "2020", "data_path": "1e3", "result_file": "~", "model": "true", "checkpoint_dir": "[x",
+        "dataset": "2020", "data_path": "1e3", "result_file": "~/a", "model": "true", "checkpoint_dir": "[x",
     }  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def test_arguments_that_are_none(argument):
 def test_help(capsys, runs, arguments):
     assert main(arguments) == 0 and not runs
     out = capsys.readouterr().out
-    assert out.startswith("usage: run_recbole_vsid.py")
+    assert out.startswith("usage: python run_recbole_vsid.py")
     for word in ("--model", "--dataset", "--tokenizer", "--config_files", "VLSID", "rkmeans"):
         assert word in out
 
@@ -84,7 +84,7 @@ def test_help(capsys, runs, arguments):
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "train"])
 def test_every_verb_has_its_help(capsys, verb):
     assert main([verb, "--help"]) == 0
-    assert capsys.readouterr().out.startswith(f"usage: run_recbole_vsid.py {verb} ")
+    assert capsys.readouterr().out.startswith(f"usage: python run_recbole_vsid.py {verb} ")
     assert main(["--help"]) == 0
     assert f"\n  {verb} " in capsys.readouterr().out
 
@@ -109,7 +109,7 @@ def test_defaults(runs):
 
 def test_settings_and_files_are_handed_on(runs, tmp_path):
     (tmp_path / "a.yaml").write_text("epochs: 2\n")
-    (tmp_path / "b.yaml").write_text("topk: [5]\n")
+    (tmp_path / "b.yaml").write_text("topk: [10]\n")
     assert main(["--model=SASRec", "--config_files=a.yaml  b.yaml", "--epochs=3"]) == 0
     assert runs == [("SASRec", "ml-100k", ["a.yaml", "b.yaml"], {"model": "SASRec", "dataset": "ml-100k", "epochs": 3})]
 
@@ -193,10 +193,14 @@ def test_debug_shows_where(runs, monkeypatch):
         main(["--state=debug"])
 
 
-def test_our_own_mistakes_are_not_hidden(monkeypatch):
+def test_our_own_mistakes_are_told_as_such(monkeypatch, capsys):
     def run(*arguments):
         raise TypeError("a bug")
 
     monkeypatch.setattr(recbole_vsid.quick_start, "run", run)
-    with pytest.raises(TypeError, match="a bug"):
-        main([])
+    assert main([]) == 1
+    error, advice = capsys.readouterr().err.splitlines()
+    assert error == "error: TypeError: a bug" and "a fault of recbole_vsid" in advice and "--state=debug" in advice
+    for debug in (["--state=debug"], ["--state", "DEBUG"]):
+        with pytest.raises(TypeError, match="a bug"):
+            main(debug)
