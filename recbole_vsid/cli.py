@@ -137,8 +137,8 @@ def _run(arguments):
     verb = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "train"
     if verb not in VERBS:
         close = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.6)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"unknown verb {verb!r}{hint}; known: {', '.join(VERBS)}, and settings look like --key=value")
+        hint = f". Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"unknown verb {verb!r}; known: {', '.join(VERBS)}, and settings look like --key=value{hint}")
     settings = parse(arguments, _texts_of_verb(verb))
     files = split_files(settings.pop("config_files", ""))
     if verb not in WITHOUT_DEFAULT_DATASET:

@@ -32,7 +32,7 @@ from recbole.utils import ModelType, init_logger, init_seed
 from recbole_vsid.idle_settings import idle_settings
 from recbole_vsid.needs import check_needs
 from recbole_vsid.registry import OUTSIDE_PROPERTIES, get_model, get_tokenizer
-from recbole_vsid.settings import COLUMNS, advice, check_setting, takes_list
+from recbole_vsid.settings import COLUMNS, advice, check_content, check_setting, takes_list
 from recbole_vsid.storage import check_name, content_hash
 from recbole_vsid.tokenizer.famae import FAMAESettings
 
@@ -182,7 +182,7 @@ class Config(RecBoleConfig):
         return {}  # only the command line reads sys.argv; it passes its values as config_dict
 
     def _load_variable_config_dict(self, config_dict):
-        return dict(config_dict or {})
+        return copy.deepcopy(dict(config_dict or {}))  # RecBole fills mappings up in place
 
     def _load_config_files(self, file_list):
         merged = {}
@@ -299,6 +299,8 @@ class Config(RecBoleConfig):
         if self["tokenizer"]:
             for settings in (get_tokenizer(self["tokenizer"]).Settings, FAMAESettings):
                 settings.from_config(self)  # its constructor checks the values
+            if not self["sid_file"]:
+                check_content(self)
         if hasattr(self.model_class, "check_settings"):
             self.model_class.check_settings(self)
         else:

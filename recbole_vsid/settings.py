@@ -18,6 +18,7 @@ from typing import Any
 import recbole
 import yaml
 
+from recbole_vsid.registry import CONTENT_ENCODERS, unknown
 from recbole_vsid.rules import LARGEST, Anything, Choice, Either, Encoding, Mapping, Number, Several, Text
 
 
@@ -145,6 +146,7 @@ RULES = {
     "hidden_size": SIZE,
     "n_layers": LAYERS,
     "fields": NAMES,
+    **dict.fromkeys(("pretrain_path", "mf_pretrain_path", "mlp_pretrain_path"), PATH),
     "hidden_act": Choice(("gelu", "relu", "swish", "tanh", "sigmoid")),
     "pooling_mode": Choice(("mean", "max", "sum")),
     # This package, every model
@@ -152,7 +154,7 @@ RULES = {
     **dict.fromkeys(("result_file", "cache_dir", "content_file", "content_ids", "sid_file", "sid_file_ids"), PATH),
     # Item content
     "content": Several(NAME, single=True, least=1, words="a name or a list of names"),
-    "content_weights": Several(POSITIVE, empty=True, least=1, words="a list of numbers above 0"),
+    "content_weights": Several(POSITIVE, empty=True, least=1, words="one positive number for each of `content`"),
     "content_dim": SIZE,
     "missing_content": Choice(("error", "zero")),
     "cooccurrence_window": at_least(1),
@@ -260,6 +262,21 @@ def check_setting(key: str, value: Any, default: Any, own: bool) -> None:
         raise ValueError(f"{key}={value!r} is not usable: it must be {rule or allowed}")
     if rule is not None and not rule.allows(value):
         raise ValueError(f"{key}={value!r} is not usable: it must be {rule}")
+
+
+def check_content(config: Any) -> None:
+    """Refuse encoders of ``content`` that are not there, and ``content_weights`` that are not as many.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    names = config["content"] if isinstance(config["content"], (list, tuple)) else [config["content"]]
+    weights = config["content_weights"]
+    for name in names:
+        if name not in CONTENT_ENCODERS:
+            raise unknown("content encoder", name, list(CONTENT_ENCODERS), " Set content.")
+    if weights is not None and len(weights) != len(names):
+        raise ValueError(f"content_weights={weights!r} must be one positive number for each of content={names!r}")
 
 
 def _finite(value: Any) -> bool:
