@@ -172,14 +172,12 @@ def _train(files, settings):
 
 def _way_on(files, settings):
     """What to type after an interruption, if there is a state of the run to go on from."""
+    from recbole_vsid.config import join_files
+
     if not (_folder(files, settings) / "last.pth").is_file():
         return []
-    given = {**settings, "resume": True}
-    if files:
-        from recbole_vsid.config import join_files
-
-        given["config_files"] = join_files(files)
-    return [f"go on with: {_command(**given)}"]
+    own = [f"--config_files={join_files(files)}"] if files else []
+    return [f"go on with: {_command(*own, **{**settings, 'resume': True})}"]
 
 
 def _folder(files, settings):
@@ -189,12 +187,12 @@ def _folder(files, settings):
     return run_folder(Config(settings["model"], settings["dataset"], files, settings))
 
 
-def _command(*verb, **settings):
-    """A command that can be typed here, for the user's shell."""
+def _command(*arguments, **settings):
+    """A command that can be typed here, for the user's shell: ``arguments`` as they are, then ``settings``."""
     from recbole_vsid.leaderboard.plan import as_argument
 
-    arguments = [f"--{key}={as_argument(value)}" for key, value in settings.items()]
-    return f"{program_name()} {join_command([*verb, *arguments])}"
+    given = [f"--{key}={as_argument(value)}" for key, value in settings.items()]
+    return f"{program_name()} {join_command([*arguments, *given])}"
 
 
 def _tokenize(files, settings):

@@ -51,7 +51,7 @@ def check_needs(config: Any) -> None:
         raise ValueError(f"n_heads={config['n_heads']} is not usable: it must divide {width}={config[width]}")
     negatives = config["train_neg_sample_args"]
     without = negatives["distribution"] == "none"
-    if without and config["MODEL_INPUT_TYPE"] == InputType.PAIRWISE and _reads(config.model_class, "NEG_ITEM_ID"):
+    if without and config["MODEL_INPUT_TYPE"] == InputType.PAIRWISE and _reads(config.model_class, {"NEG_ITEM_ID"}):
         raise ValueError(
             f"model {model} learns from negative samples, and train_neg_sample_args is empty; leave it out, or set for "
             "instance {distribution: uniform, sample_num: 1}"
@@ -100,17 +100,17 @@ def check_columns(config: Any, dataset: Any) -> None:
     pointwise = config["MODEL_INPUT_TYPE"] == InputType.POINTWISE
     unsampled = config["train_neg_sample_args"]["distribution"] == "none"
     labelled = config["LABEL_FIELD"] in dataset.inter_feat
-    if pointwise and unsampled and not labelled and _reads(config.model_class, "LABEL"):
+    if pointwise and unsampled and not labelled and _reads(config.model_class, {"LABEL", "LABEL_FIELD"}):
         raise ValueError(
             f"model {model} learns from labels, and with train_neg_sample_args empty there are none; leave it out, or "
             f"load a column {config['LABEL_FIELD']!r}"
         )
 
 
-def _reads(model_class, attribute):
-    """Whether the code of a model of RecBole, base classes that all share left out, reads ``self.attribute``."""
+def _reads(model_class, attributes):
+    """Whether the code of a model of RecBole, base classes that all share left out, reads one of its ``attributes``."""
     return any(
-        attribute in function.__code__.co_names
+        not attributes.isdisjoint(function.__code__.co_names)
         for ancestor in model_class.__mro__
         if ancestor.__module__.startswith("recbole.model.") and not ancestor.__module__.endswith("abstract_recommender")
         for function in vars(ancestor).values()

@@ -330,6 +330,8 @@ def advice(key: Any, known: Iterable[str]) -> str:
     """What to write instead of a setting that is not there, for the end of a message."""
     if key in ELSEWHERE:
         return ELSEWHERE[key]
+    if key in RULES:
+        return "only other models have it"
     known = sorted(known)
     meant = [ALIASES[key]] if ALIASES.get(key) in known else difflib.get_close_matches(str(key), known, 1, 0.6)
     return f"the nearest one is {meant[0]!r}" if meant else "the folder properties/ has all that there are"
