@@ -1,62 +1,105 @@
-"""The command line: ``run_recbole_vsid.py [verb] --dataset=… [--key=value …]``; without a verb it trains."""
+"""The command line: ``recbole-vsid [verb] --dataset=… [--key=value …]``; without a verb it trains."""
 
 from __future__ import annotations
 
-import shlex
+import difflib
+import inspect
+import os
 import sys
 import warnings
 from collections import ChainMap
+from contextlib import suppress
 from pathlib import Path
 
 from recbole_vsid.cli_help import HELP, VERB_HELP
+from recbole_vsid.console import join_command, program_name
 
-NAMES = ("model", "dataset", "data_path", "checkpoint_dir", "result_file", "content_file",
-         "content_ids", "sid_file", "sid_file_ids", "table_file", "text_model", "text_template", "compare",
-         "user_inter_num_interval", "item_inter_num_interval", "output_dir", "settings_dir",
-         "checkpoint", "users", "users_file", "recommendations_file", "interactions", "items", "user", "item", "time",
-         "items_id", "item_columns", "separator", "explorer_file", "title_column", "params_file",
-         "output_file")  # fmt: skip
+# Arguments of verbs that are texts, names or paths; settings say themselves whether they are.
+NAMES = ("model", "dataset", "compare", "table_file", "table_format", "output_dir", "settings_dir", "checkpoint",
+         "users", "users_file", "recommendations_file", "explorer_file", "title_column", "params_file", "output_file",
+         "config_files")  # fmt: skip
 
 
-def parse(arguments):
-    """``--key=value`` and ``--key value`` → dict; values are YAML, names and paths stay text.
+def parse(arguments: list[str], texts: frozenset[str] = frozenset()) -> dict:
+    """``--key=value`` and ``--key value`` → dict; values are YAML, but texts, names and paths stay as they are.
+
+    Args:
+        arguments: of the command line.
+        texts: keys that are texts, beside the settings and arguments that always are.
 
     Raises:
         ValueError: an argument that is neither, or a key given twice with different values.
     """
-    settings, position = {}, 0
+    from recbole_vsid.settings import may_be_empty, texts_of_models
+
+    pairs = _pairs(arguments)
+    models = [model for key, text in pairs if key == "model" for model in text.split(",")]
+    texts = texts_of_models(models) | texts | set(NAMES)
+    settings = {}
+    for key, text in pairs:
+        stays = key in texts and not (text in ("~", "null") and may_be_empty(key))
+        value = text if key == "config_files" else _value(text, stays)  # several, each perhaps between marks
+        if key in settings and settings[key] != value:
+            raise ValueError(f"--{key} is given twice: {settings[key]!r} and {value!r}")
+        settings[key] = value
+    return settings
+
+
+def _pairs(arguments):
+    """Keys and texts of the command line."""
+    pairs, position = [], 0
     while position < len(arguments):
         argument = arguments[position]
         if not argument.startswith("--") or len(argument) < 3:
-            raise ValueError(f"cannot read the argument {argument!r}; settings look like --key=value, see --help")
+            meant = SHORT.get(argument.partition("=")[0])
+            hint = f"write {meant}" if meant else "settings look like --key=value, see --help"
+            raise ValueError(f"cannot read the argument {argument!r}; {hint}")
         key, equals, text = argument[2:].partition("=")
         if not equals:
             position += 1
             if position == len(arguments) or arguments[position].startswith("--"):
                 raise ValueError(f"--{key} has no value; write --{key}=value")
             text = arguments[position]
-        value = _value(key, text)
-        if key in settings and settings[key] != value:
-            raise ValueError(f"--{key} is given twice: {settings[key]!r} and {value!r}")
-        settings[key] = value
+        pairs.append((key, text))
         position += 1
-    return settings
+    return pairs
 
 
-def _value(key, text):
+def _value(text, stays):
     from recbole_vsid.config import parse_value
 
-    if key == "config_files":
-        return text  # several, each perhaps between quotation marks
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-    return text if key in NAMES and not quoted else parse_value(text)
+    if not stays:
+        return parse_value(text)
+    if not quoted:
+        return text
+    try:
+        return parse_value(text)
+    except ValueError:  # marks inside the marks
+        return text[1:-1]
 
 
-def main(arguments=None):
-    """Run the command line; returns the exit code (2 for bad input)."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        the exit code: 0, 2 for bad input, 1 for a fault of this package or where a part failed, 130 after Ctrl-C.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if "--help" in arguments or "-h" in arguments:
-        print(VERB_HELP.get(arguments[0], HELP))
+    try:
+        code = _main(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader, like `head`, has what it wanted
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _main(arguments):
+    if "--help" in arguments or "-h" in arguments or arguments[:1] == ["help"]:
+        verb = next((word for word in arguments if word in VERB_HELP), None)
+        print(VERB_HELP.get(verb, HELP).replace("PROGRAM", program_name()), end="")
         return 0
     if "--version" in arguments:
         from recbole_vsid import __version__
@@ -65,34 +108,91 @@ def main(arguments=None):
         return 0
     # RecBole 1.2.1 uses names that pandas and PyTorch will drop; its users cannot act on that.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
-    debug = False
+    debug = any(argument.lower() in ("--state=debug", "debug") for argument in arguments)
     try:
-        verb = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "train"
-        if verb not in VERBS:
-            raise ValueError(f"unknown verb {verb!r}; known: {', '.join(VERBS)}, and settings look like --key=value")
-        settings = parse(arguments)
-        debug = str(settings.get("state", "")).lower() == "debug"
-        files = shlex.split(settings.pop("config_files", ""))
-        if verb not in WITHOUT_DEFAULT_DATASET:
-            _set_defaults(files, settings, dataset="ml-100k")
-        return VERBS[verb](files, settings)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        return _run(arguments)
+    except KeyboardInterrupt as error:
+        print("; ".join(["interrupted", *map(str, error.args)]), file=sys.stderr)
         return 130
-    except (ValueError, OSError, ImportError, NotImplementedError) as error:
+    except BrokenPipeError:
+        raise
+    except Exception as error:
         if debug:
             raise
         message = " ".join(str(error).split()) or type(error).__name__  # YAML's errors are drawings over several lines
-        print(f"error: {message}\n(--state=debug shows where, --help shows how)", file=sys.stderr)
-        return 2
+        if isinstance(error, (ValueError, OSError, ImportError, NotImplementedError)):
+            print(f"error: {message}\n(--state=debug shows where, --help shows how)", file=sys.stderr)
+            return 2
+        print(
+            f"error: {type(error).__name__}: {message}\n(this is a fault of recbole_vsid: please report it with what "
+            "--state=debug shows)",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _run(arguments):
+    from recbole_vsid.config import split_files
+
+    verb = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "train"
+    if verb not in VERBS:
+        close = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.6)
+        hint = f". Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"unknown verb {verb!r}; known: {', '.join(VERBS)}, and settings look like --key=value{hint}")
+    settings = parse(arguments, _texts_of_verb(verb))
+    files = split_files(settings.pop("config_files", ""))
+    if verb not in WITHOUT_DEFAULT_DATASET:
+        _set_defaults(files, settings, dataset="ml-100k")
+    return VERBS[verb](files, settings)
+
+
+def _texts_of_verb(verb):
+    """Arguments of ``prepare`` that are texts: all but switches and numbers."""
+    if verb != "prepare":
+        return frozenset()
+    from recbole_vsid.data.prepare import prepare
+
+    known = inspect.signature(prepare).parameters.values()
+    return frozenset(each.name for each in known if not isinstance(each.default, (bool, int, float)))
 
 
 def _train(files, settings):
     from recbole_vsid.quick_start import run
 
     _set_defaults(files, settings, model="VLSID")
-    run(settings["model"], settings["dataset"], files, settings)
+    try:
+        run(settings["model"], settings["dataset"], files, settings)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(*_way_on(files, settings)) from None
+    checkpoint = _folder(files, settings) / "best.pth"
+    if checkpoint.is_file():
+        print(f"Next: {_command('recommend', checkpoint=str(checkpoint))}")
     return 0
+
+
+def _way_on(files, settings):
+    """What to type after an interruption, if there is a state of the run to go on from."""
+    from recbole_vsid.config import join_files
+
+    if not (_folder(files, settings) / "last.pth").is_file():
+        return []
+    own = [f"--config_files={join_files(files)}"] if files else []
+    return [f"go on with: {_command(*own, **{**settings, 'resume': True})}"]
+
+
+def _folder(files, settings):
+    from recbole_vsid.config import Config
+    from recbole_vsid.trainer import run_folder
+
+    return run_folder(Config(settings["model"], settings["dataset"], files, settings))
+
+
+def _command(*arguments, **settings):
+    """A command that can be typed here, for the user's shell: ``arguments`` as they are, then ``settings``."""
+    from recbole_vsid.leaderboard.plan import as_argument
+
+    given = [f"--{key}={as_argument(value)}" for key, value in settings.items()]
+    return f"{program_name()} {join_command([*arguments, *given])}"
 
 
 def _tokenize(files, settings):
@@ -163,8 +263,6 @@ def _recommend(files, settings):
 
 
 def _prepare(files, settings):
-    import inspect
-
     from recbole_vsid.data.prepare import prepare
     from recbole_vsid.data.prepare_report import print_summary
 
@@ -236,4 +334,5 @@ def _names(value):
 
 VERBS = {"train": _train, "tokenize": _tokenize, "leaderboard": _leaderboard, "recommend": _recommend,
          "prepare": _prepare, "explore": _explore, "tune": _tune}  # fmt: skip
+SHORT = {"-m": "--model=NAME", "-d": "--dataset=NAME", "-c": "--config_files=A.yaml", "-o": "--result_file=PATH"}
 WITHOUT_DEFAULT_DATASET = ("recommend", "prepare", "explore")

@@ -1,8 +1,9 @@
-"""What ``--help`` prints: the verbs and common settings, and for each verb its own."""
+"""What ``--help`` prints: the verbs and common settings, and for each verb its own; PROGRAM is what the user typed."""
 
 HELP = """\
-usage: run_recbole_vsid.py [train] [--model=NAME] [--dataset=NAME] [--config_files="A.yaml B.yaml"] [--key=value ...]
-       run_recbole_vsid.py VERB [--key=value ...]          run_recbole_vsid.py VERB --help
+usage: PROGRAM [train] [--model=NAME] [--dataset=NAME] [--config_files="A.yaml B.yaml"] [--key=value ...]
+       PROGRAM VERB [--key=value ...]
+       PROGRAM VERB --help
 
 train (the default) trains a recommender, selects it on validation, tests it under one protocol, prints metrics,
 protocol and cost, and writes them as JSON. Without arguments: --model=VLSID --dataset=ml-100k, which needs no download.
@@ -17,7 +18,7 @@ protocol and cost, and writes them as JSON. Without arguments: --model=VLSID --d
   --model=NAME          VLSID, TIGER, ReSID, DIGER, IntRR, IntRRFlat, or one of RecBole (SASRec, GRU4Rec, ...)
   --dataset=NAME        a folder below --data_path with NAME.inter (and NAME.item) in RecBole's atomic format
   --data_path=FOLDER    where dataset folders are; default dataset/
-  --config_files="..."  YAML files, later ones win, the command line wins over all
+  --config_files="..."  YAML files, separated by blanks or commas; later ones win, the command line wins over all
   --key=value           any setting, the value in YAML: --topk=[5,10] --epochs=30 --enable_amp=false
 
 Often used:
@@ -35,15 +36,15 @@ All settings with their defaults: properties/overall.yaml, properties/semantic_i
 properties/tokenizer/, properties/dataset/. RecBole's own: recbole.io/docs/user_guide/config_settings.html
 
 Examples:
-  python run_recbole_vsid.py --model=VLSID
-  python run_recbole_vsid.py --model=SASRec --dataset=ml-100k
-  python run_recbole_vsid.py --model=VLSID --data_path=dataset --dataset=amazon-beauty --tokenizer=rkmeans
-  python run_recbole_vsid.py leaderboard --model=VLSID,SASRec,Pop --seed=1,2,3
+  PROGRAM --model=VLSID
+  PROGRAM --model=SASRec --dataset=ml-100k
+  PROGRAM --model=VLSID --data_path=dataset --dataset=amazon-beauty --tokenizer=rkmeans
+  PROGRAM leaderboard --model=VLSID,SASRec,Pop --seed=1,2,3
 """
 
 VERB_HELP = {
     "leaderboard": """\
-usage: run_recbole_vsid.py leaderboard --model=A,B,... [--dataset=A,B,...] [--seed=1,2,...] [--key=value ...]
+usage: PROGRAM leaderboard --model=A,B,... [--dataset=A,B,...] [--seed=1,2,...] [--key=value ...]
 
 Trains and tests every model with every seed on every dataset, each run in a process of its own, and writes
 results.jsonl, leaderboard.md, leaderboard.csv and leaderboard.html. Runs whose settings and data are in results.jsonl
@@ -55,10 +56,10 @@ already are not repeated; after an interruption the same command goes on. A fail
   --report_only=true    run nothing; write the tables of all that results.jsonl has
   --config_files="..."  --key=value   settings of all runs
 
-  python run_recbole_vsid.py leaderboard --model=VLSID,IntRR,SASRec,Pop --seed=1,2,3
+  PROGRAM leaderboard --model=VLSID,IntRR,SASRec,Pop --seed=1,2,3
 """,
     "recommend": """\
-usage: run_recbole_vsid.py recommend --checkpoint=saved/.../best.pth [--users=A,B,...] [--k=10] [--key=value ...]
+usage: PROGRAM recommend --checkpoint=saved/.../best.pth [--users=A,B,...] [--k=10] [--key=value ...]
 
 Writes the next items of users, after all their events, from the checkpoint of a trained model.
 
@@ -69,10 +70,10 @@ Writes the next items of users, after all their events, from the checkpoint of a
   --keep_consumed=true  may recommend items again that a user has already consumed
   --recommendations_file=PATH  where the .csv goes; recommendations.csv beside the checkpoint by default
 
-  python run_recbole_vsid.py recommend --checkpoint=saved/VLSID-ml-100k-.../best.pth --users=196,186
+  PROGRAM recommend --checkpoint=saved/VLSID-ml-100k-.../best.pth --users=196,186
 """,
     "prepare": """\
-usage: run_recbole_vsid.py prepare --interactions=FILE [--items=FILE] --dataset=NAME [--key=value ...]
+usage: PROGRAM prepare --interactions=FILE [--items=FILE] --dataset=NAME [--key=value ...]
 
 Makes a dataset in RecBole's atomic format from your own tables, checks it, prints what is in it and what to run next.
 
@@ -85,10 +86,10 @@ Makes a dataset in RecBole's atomic format from your own tables, checks it, prin
   --separator=X         between the columns of a text file, if not the usual one of its extension
   --overwrite=true      replace the files of an existing dataset
 
-  python run_recbole_vsid.py prepare --interactions=events.csv --items=products.csv --dataset=my-shop
+  PROGRAM prepare --interactions=events.csv --items=products.csv --dataset=my-shop
 """,
     "tune": """\
-usage: run_recbole_vsid.py tune [--model=NAME] [--dataset=NAME] [--params_file=FILE] [--key=value ...]
+usage: PROGRAM tune [--model=NAME] [--dataset=NAME] [--params_file=FILE] [--key=value ...]
 
 Searches the settings of a model that are best on validation, with RecBole's HyperTuning.
 
@@ -100,11 +101,11 @@ Searches the settings of a model that are best on validation, with RecBole's Hyp
   --output_file=PATH    CSV of all trials, written after each; default saved/tune/<model>-<dataset>.csv
   --key=value           settings of all trials
 
-  python run_recbole_vsid.py tune --model=IntRR --epochs=8
+  PROGRAM tune --model=IntRR --epochs=8
 """,
     "explore": """\
-usage: run_recbole_vsid.py explore [--tokenizer=NAME | --sid_file=PATH] [--dataset=NAME] [--key=value ...]
-       run_recbole_vsid.py explore --checkpoint=saved/.../best.pth
+usage: PROGRAM explore [--tokenizer=NAME | --sid_file=PATH] [--dataset=NAME] [--key=value ...]
+       PROGRAM explore --checkpoint=saved/.../best.pth
 
 Writes one HTML page with the tree of codes, titles, popularity, codebook use and a search box. It needs no network.
 
@@ -112,10 +113,10 @@ Writes one HTML page with the tree of codes, titles, popularity, codebook use an
   --title_column=NAME   item column that is shown; by default one that is called like a title
   --explorer_file=PATH  where the page goes; by default beside the checkpoint, or in saved/semantic_ids
 
-  python run_recbole_vsid.py explore --tokenizer=rkmeans
+  PROGRAM explore --tokenizer=rkmeans
 """,
     "tokenize": """\
-usage: run_recbole_vsid.py tokenize [--tokenizer=NAME | --compare=A,B,...] [--dataset=NAME] [--key=value ...]
+usage: PROGRAM tokenize [--tokenizer=NAME | --compare=A,B,...] [--dataset=NAME] [--key=value ...]
 
 Makes semantic IDs without training a recommender, prints what they look like and writes the table.
 
@@ -123,6 +124,6 @@ Makes semantic IDs without training a recommender, prints what they look like an
   --table_format=NAME   codes or tokens (<a_12>) in a .json, or index (LETTER, MiniOneRec); codes by default
   --compare=A,B,...     several tokenizers, each in its own process, side by side
 
-  python run_recbole_vsid.py tokenize --compare=rkmeans,rqvae,vlsid,gaoq
+  PROGRAM tokenize --compare=rkmeans,rqvae,vlsid,gaoq
 """,
 }

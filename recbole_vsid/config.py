@@ -12,10 +12,15 @@ the list of dataset arguments grew with every instance.
 
 from __future__ import annotations
 
-import difflib
+import copy
+import functools
 import os
 import re
+import shlex
+from contextlib import suppress
+from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +29,10 @@ from recbole.config import Config as RecBoleConfig
 from recbole.evaluator.register import metric_information
 from recbole.utils import ModelType, init_logger, init_seed
 
-from recbole_vsid.registry import MODELS, OUTSIDE_PROPERTIES, get_model, get_tokenizer
+from recbole_vsid.idle_settings import idle_settings
+from recbole_vsid.needs import check_needs
+from recbole_vsid.registry import OUTSIDE_PROPERTIES, get_model, get_tokenizer
+from recbole_vsid.settings import COLUMNS, advice, check_content, check_setting, takes_list
 from recbole_vsid.storage import check_name, content_hash
 from recbole_vsid.tokenizer.famae import FAMAESettings
 
@@ -34,23 +42,10 @@ RECBOLE_EXTRA_KEYS = ["model", "dataset", "encoding", "tail_ratio"]
 # RecBole trains with Adam if it does not know the name.
 LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
 
-# One or several like "[5,inf)", joined by ";"; RecBole leaves out those it cannot read.
-NUMBER = r"\s*[-+]?(inf|\d+(\.\d*)?(e[-+]?\d+)?)\s*"
-INTERVALS = re.compile(rf"\s*[\[(]{NUMBER},{NUMBER}[\])]\s*(;\s*[\[(]{NUMBER},{NUMBER}[\])]\s*)*")
-
 # Settings that change where or how a run happens, not what it computes.
 VOLATILE_KEYS = ["device", "gpu_id", "use_gpu", "state", "show_progress", "checkpoint_dir", "cache_dir", "data_path",
                  "result_file", "resume", "log_wandb", "wandb_project", "local_rank", "single_spec",
                  "num_threads"]  # fmt: skip
-
-# A value must be of its default's kind: (kind of the default, kinds allowed, their name).
-KINDS = (
-    (bool, bool, "true or false"),
-    ((int, float), (int, float), "a number"),
-    (str, str, "text"),
-    (dict, (dict, type(None)), "a mapping"),
-    (list, (list, tuple, str, int, type(None)), "a list"),
-)
 
 
 class _YamlLoader(yaml.SafeLoader):
@@ -70,6 +65,55 @@ def parse_value(text):
         return yaml.load(text, Loader=_YamlLoader)  # a SafeLoader subclass
     except yaml.YAMLError as error:
         raise ValueError(f"{text!r} is not a YAML value: {error}") from error
+
+
+def split_files(text: str) -> list[str]:
+    """The paths in a text of the command line: one, or several with commas or blanks between them.
+
+    Quotation marks hold a path with blanks together. A backslash is a part of a path and nothing else.
+
+    Raises:
+        ValueError: a quotation mark is left open.
+    """
+    if Path(text).is_file():
+        return [text]
+    lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
+    lexer.whitespace, lexer.whitespace_split = ", \t\r\n", True
+    lexer.escape, lexer.commenters = "", ""
+    try:
+        return list(lexer)
+    except ValueError as error:
+        raise ValueError(f"config_files={text!r} is not usable: a quotation mark is left open") from error
+
+
+def join_files(files: list[str]) -> str:
+    """The text that :func:`split_files` reads as ``files``."""
+    return " ".join(_quoted(str(file)) for file in files)
+
+
+def _quoted(path):
+    # Adjoining pieces are one path, so that either mark may stand between the other.
+    plain = path and not re.search(r"""[\s,'"]""", path)
+    return path if plain else '"\'"'.join(f"'{piece}'" for piece in path.split("'"))
+
+
+def as_meant(key: str, value: Any, default: Any) -> Any:
+    """A list or a tab where the user, or a file of RecBole, wrote it as a text."""
+    if not isinstance(value, str):
+        return value
+    if key in ("field_separator", "seq_separator") and value in ("tab", "\\t"):
+        return "\t"
+    if takes_list(key, default) and value.strip()[:1] in ("[", "("):
+        with suppress(ValueError):  # a text that is no list is told by the setting's rule
+            parsed = parse_value(re.sub(r"^\((.*)\)$", r"[\1]", value.strip()))
+            return parsed if isinstance(parsed, list) else value
+    return value
+
+
+@functools.lru_cache(maxsize=256)
+def _read_properties(file, modified, size):
+    """A property file, read once as long as it stays the same: a search builds hundreds of configurations."""
+    return yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_YamlLoader)  # a SafeLoader subclass
 
 
 def read_settings(file):
@@ -138,7 +182,7 @@ class Config(RecBoleConfig):
         return {}  # only the command line reads sys.argv; it passes its values as config_dict
 
     def _load_variable_config_dict(self, config_dict):
-        return dict(config_dict or {})
+        return copy.deepcopy(dict(config_dict or {}))  # RecBole fills mappings up in place
 
     def _load_config_files(self, file_list):
         merged = {}
@@ -170,6 +214,12 @@ class Config(RecBoleConfig):
         self._update_from(folder / "dataset" / f"{dataset}.yaml")
         self._check_keys()
 
+    def _update_internal_config_dict(self, file):
+        state = os.stat(file)
+        values = copy.deepcopy(_read_properties(file, state.st_mtime_ns, state.st_size))
+        self.internal_config_dict.update(values or {})
+        return values
+
     def _update_from(self, file):
         if file.is_file():
             self._update_internal_config_dict(str(file))
@@ -177,11 +227,8 @@ class Config(RecBoleConfig):
     def _get_final_config_dict(self):
         final = super()._get_final_config_dict()
         given = self.external_config_dict.get("eval_args")
-        if given is not None:
-            default = self.internal_config_dict["eval_args"]
-            if not isinstance(given, dict) or not set(given) <= set(default):
-                raise ValueError(f"eval_args={given!r} is not usable: it must be a mapping of some of {list(default)}")
-            final["eval_args"] = {**default, **given}  # RecBole's own defaults for what is left out are another split
+        if given is not None:  # RecBole's own defaults for what is left out are another split
+            final["eval_args"] = {**self.internal_config_dict["eval_args"], **given}
         # RecBole refuses its own sequential CE models unless the user switches negatives off.
         if (
             final["MODEL_TYPE"] == ModelType.SEQUENTIAL
@@ -192,14 +239,16 @@ class Config(RecBoleConfig):
             final["train_neg_sample_args"] = None
         return final
 
+    def _init_device(self):
+        super()._init_device()
+        if not self.final_config_dict["use_gpu"]:  # RecBole 1.2.1 reads it too late
+            self.final_config_dict["device"] = torch.device("cpu")
+
     def _set_default_parameters(self):
         given = self.external_config_dict.get("data_path")
-        for key, kind, allowed in (("topk", int, "whole numbers"), ("metrics", str, "names of metrics")):
+        for key in ("topk", "metrics"):
             value = self.final_config_dict[key]
-            values = list(value) if isinstance(value, (list, tuple)) else [value]
-            if not values or any(type(each) is not kind for each in values):
-                raise ValueError(f"{key}={value!r} is not usable: it must be one or several {allowed}")
-            self.final_config_dict[key] = values
+            self.final_config_dict[key] = list(value) if isinstance(value, (list, tuple)) else [value]
         try:
             super()._set_default_parameters()
         except RuntimeError as error:  # also NotImplementedError: metrics unknown or of different kinds
@@ -214,64 +263,31 @@ class Config(RecBoleConfig):
         known = set(self.internal_config_dict) | set(RECBOLE_EXTRA_KEYS)
         known |= {key for keys in self.parameters.values() for key in keys}
         known.discard("config_file")  # RecBole knows the name and reads it nowhere
-        for key in self.external_config_dict:
+        own = hasattr(self.model_class, "dataset_class")
+        for key, value in list(self.external_config_dict.items()):
             if key not in known:
-                close = difflib.get_close_matches(str(key), sorted(known), n=1, cutoff=0.0)
-                scope = f"model {self.model}"
-                if "tokenizer" in self.internal_config_dict:
-                    tokenizer = self.external_config_dict.get("tokenizer", self.internal_config_dict["tokenizer"])
-                    scope += f" with tokenizer {tokenizer}"
-                raise ValueError(f"unknown setting {key!r} for {scope}; the nearest one is {close[0]!r}")
-            self._check_kind(key, self.external_config_dict[key])
+                raise ValueError(f"unknown setting {key!r} for {self._scope()}; {advice(key, known)}")
+            default = self.internal_config_dict.get(key)
+            value = self.external_config_dict[key] = as_meant(key, value, default)
+            if key not in ("model", "dataset", "tokenizer"):  # told by the registry, which knows the names
+                check_setting(key, value, default, own)
 
-    def _check_kind(self, key, value):
-        default = self.internal_config_dict.get(key)
-        if key == "gpu_id" or default == "auto" or (key == "cache_dir" and value is None):
-            return
-        allowed, name = next((rest for kind, *rest in KINDS if isinstance(default, kind)), (object, ""))
-        if isinstance(default, int) and not isinstance(default, bool) and self.model in MODELS:
-            allowed, name = int, "a whole number"  # defaults of RecBole's models are less strict
-        if not isinstance(value, allowed) or (isinstance(value, bool) and allowed in (int, (int, float))):
-            raise ValueError(f"{key}={value!r} is not usable: it must be {name}")
+    def _scope(self):
+        scope = f"model {self.model}"
+        if "tokenizer" in self.internal_config_dict:
+            tokenizer = self.external_config_dict.get("tokenizer", self.internal_config_dict["tokenizer"])
+            scope += f" with tokenizer {tokenizer}"
+        return scope
 
     def _check_values(self):
         def require(key, condition, allowed):
             if not condition:
                 raise ValueError(f"{key}={self[key]!r} is not usable: it must be {allowed}")
 
-        def whole(value, least):
-            return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-        for key, least in {"epochs": 1, "train_batch_size": 1, "eval_batch_size": 1, "stopping_step": 0,
-                           "seed": 0, "num_threads": 0, "MAX_ITEM_LIST_LENGTH": 1, "hidden_size": 1, "n_layers": 0,
-                           "head_size": 1, "metric_decimal_place": 0, "worker": 0, "eval_step": 0}.items():  # fmt: skip
-            require(key, self[key] is None or whole(self[key], least), f"a whole number of at least {least}")
-        for key in ("learning_rate", "muon_learning_rate"):
-            rate = self[key]
-            require(key, rate is None or (isinstance(rate, (int, float)) and 0 < rate < 10), "in (0, 10)")
-        require("topk", all(whole(k, 1) for k in self["topk"]), "whole numbers of at least 1")
-        warmup, floor = self["warmup_fraction"], self["min_learning_rate_ratio"]
-        require("warmup_fraction", warmup is None or 0 <= warmup < 1, "in [0, 1)")
-        require("min_learning_rate_ratio", floor is None or 0 <= floor <= 1, "in [0, 1]")
-        decay = self["ema_decay"]
-        require("ema_decay", decay is None or 0 <= decay < 1, "in [0, 1)")
-        for key in ("mask_history", "resume", "detect_anomaly", "enable_amp", "show_progress"):
-            require(key, isinstance(self[key], bool), "true or false")
-        for key in ("result_file", "content_file", "content_ids", "sid_file", "sid_file_ids", "cache_dir"):
-            require(key, isinstance(self[key], (str, type(None))), "a path")
         learners = (*LEARNERS, "muon") if self.is_generative else LEARNERS
         require("learner", self["learner"] is None or self["learner"].lower() in learners, f"one of {learners}")
-        for key in ("user_inter_num_interval", "item_inter_num_interval"):
-            require(key, self[key] is None or INTERVALS.fullmatch(str(self[key])), "an interval like '[5,inf)'")
-        clip = {"max_norm", "norm_type", "error_if_nonfinite", "foreach"}
-        require("clip_grad_norm", set(self["clip_grad_norm"] or ()) <= clip, f"a mapping with keys of {sorted(clip)}")
-        require("eval_args", set(self["eval_args"]["mode"].values()) == {"full"}, "of mode full, without sampled items")
         columns = self["load_col"]
-        require(
-            "load_col",
-            columns is None or (isinstance(columns, dict) and columns.get("inter")),
-            "empty for all columns, or a mapping like {inter: [user_id, item_id, timestamp], item: [item_id]}",
-        )
+        require("load_col", columns is None or columns.get("inter"), f"empty for all columns, or {COLUMNS}")
         name, at, cutoff = self["valid_metric"].partition("@")
         ranked = {"rec.topk", "rec.items"} & set(metric_information.get(name.lower(), ()))  # reported at every topk
         require(
@@ -283,8 +299,12 @@ class Config(RecBoleConfig):
         if self["tokenizer"]:
             for settings in (get_tokenizer(self["tokenizer"]).Settings, FAMAESettings):
                 settings.from_config(self)  # its constructor checks the values
+            if not self["sid_file"]:
+                check_content(self)
         if hasattr(self.model_class, "check_settings"):
             self.model_class.check_settings(self)
+        else:
+            check_needs(self)
 
     # ------------------------------------------------------------------- views
 
@@ -309,6 +329,8 @@ class Config(RecBoleConfig):
             torch.set_num_threads(self["num_threads"])
         init_seed(self["seed"], self["reproducibility"])
         init_logger(self)
+        for line in idle_settings(self, self.external_config_dict):
+            getLogger().warning(line)
 
     def run_hash(self):
         """Identity of a run: its settings and where its data are; two data sets of one name are not the same."""

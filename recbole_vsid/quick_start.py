@@ -11,17 +11,16 @@ from pathlib import Path
 
 import torch
 from recbole.data.utils import create_samplers, get_dataloader
-from recbole.utils import ModelType, init_seed
+from recbole.utils import init_seed
 
 from recbole_vsid.config import Config
 from recbole_vsid.data.dataset import dataset_class
 from recbole_vsid.evaluation import results
 from recbole_vsid.evaluation.machine import request_milliseconds
+from recbole_vsid.needs import check_columns, told_in_one_line
 from recbole_vsid.semantic_id.report import print_diagnostics
 from recbole_vsid.storage import check_writable, load_checkpoint, write_json
 from recbole_vsid.trainer import run_folder, trainer_class, unpack_table
-
-SUPPORTED = (ModelType.SEQUENTIAL, ModelType.GENERAL, ModelType.TRADITIONAL)
 
 
 def build_data(config, checkpoint=None):
@@ -37,12 +36,10 @@ def build_data(config, checkpoint=None):
     Raises:
         ValueError: the data do not allow the evaluation asked for.
     """
-    if config["MODEL_TYPE"] not in SUPPORTED:
-        raise ValueError(
-            f"model {config['model']} is of type {config['MODEL_TYPE'].name}; this runner takes sequential, general "
-            "and traditional models"
-        )
-    dataset = dataset_class(config)(config)
+    with told_in_one_line(f"dataset {config['dataset']!r} could not be read for model {config['model']}"):
+        dataset = dataset_class(config)(config)
+    if not config.is_generative:
+        check_columns(config, dataset)
     if checkpoint is not None and checkpoint["semantic_ids"]:
         dataset.restored_table = unpack_table(checkpoint["semantic_ids"]), checkpoint["tokenizer_report"]
         dataset.restored_state = checkpoint["state_dict"]
@@ -53,7 +50,8 @@ def build_data(config, checkpoint=None):
             "after filtering"
         )
     getLogger().info(dataset)
-    built = dataset.build()
+    with told_in_one_line(f"dataset {config['dataset']!r} could not be split for model {config['model']}"):
+        built = dataset.build()
     for part in (dataset, *built):
         part.restored_state = None  # read by now, and as large as the model
     samplers = create_samplers(config, dataset, built)
@@ -69,7 +67,8 @@ def build_model(config, loaders):
     torch.autograd.set_detect_anomaly(config["detect_anomaly"])
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     train_dataset = loaders[0]._dataset
-    model = config.model_class(config, train_dataset).to(config["device"])
+    with told_in_one_line(f"model {config['model']} could not be built with these settings and data"):
+        model = config.model_class(config, train_dataset).to(config["device"])
     train_data = model.train_loader(config, train_dataset) if config.is_generative else loaders[0]
     return model, train_data
 
@@ -118,7 +117,8 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
 
     selected_by = trainer.selected_by(loaders[1])
     logger.info(f"Selection: {selected_by}")
-    trainer.fit(train_data, loaders[1], show_progress=config["show_progress"])
+    with told_in_one_line(f"model {config['model']} could not be trained with these settings and data"):
+        trainer.fit(train_data, loaders[1], show_progress=config["show_progress"])
     valid_result = trainer.validation_result(loaders[1])
     test_result = trainer.evaluate_protocols(loaders[2], show_progress=config["show_progress"])
     milliseconds = request_milliseconds(trainer, loaders[2])

@@ -134,7 +134,10 @@ def _recbole_module(name):
         # find_spec on the parent only: importing exlib_recommender needs lightgbm and xgboost.
         folder = importlib.util.find_spec("recbole.model").submodule_search_locations[0]
         if name.lower() in {module.name for module in pkgutil.iter_modules([f"{folder}/{family}"])}:
-            module = importlib.import_module(f"recbole.model.{family}.{name.lower()}")
+            try:
+                module = importlib.import_module(f"recbole.model.{family}.{name.lower()}")
+            except ImportError as error:
+                raise ImportError(f"model {name} needs the library {error.name}, which is not installed") from error
             # recbole/model/sequential_recommender/sine.py switches anomaly detection on for the
             # whole process when it is imported, which makes every model about 1.4 times slower.
             torch.autograd.set_detect_anomaly(False)

@@ -29,7 +29,7 @@ from pathlib import Path
 import pandas as pd
 from recbole.trainer import HyperTuning
 
-from recbole_vsid.config import Config, properties_folder
+from recbole_vsid.config import Config, as_meant, properties_folder
 from recbole_vsid.evaluation.collector import KEPT, MASKED
 from recbole_vsid.quick_start import run
 from recbole_vsid.storage import atomic_path, check_writable
@@ -86,9 +86,10 @@ class Search(HyperTuning):
             result = self.params2result[self.params2str(params)]
             row = {"valid_score": result["best_valid_score"], "failed": ""}
             row |= {f"test {name}": value for name, value in result["test_result"].items()}
-        except (ValueError, RuntimeError, OSError) as error:
+        except Exception as error:  # of whatever kind, a trial that fails is one of many
             self.params_list.pop()
-            message = " ".join(str(error).split())
+            kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
+            message = kind + " ".join(str(error).split())
             getLogger().error(f"{self.params2str(params)} failed: {message}")
             row = {"valid_score": None, "failed": message}
             answer = {"loss": sys.float_info.max, "status": "fail"}  # from infinity hyperopt counts no progress
@@ -232,8 +233,10 @@ def _check_space(space, files, fixed):
 
 
 def _typed(config, params):
-    """``params`` with whole numbers where the settings are, and lists: hyperopt draws floats and tuples."""
-    typed = dict(params)
+    """``params`` with whole numbers and lists where the settings are: hyperopt draws floats and tuples, and RecBole's
+    files write lists as texts.
+    """
+    typed = {key: as_meant(key, value, config.internal_config_dict.get(key)) for key, value in params.items()}
     for key, value in params.items():
         if isinstance(value, tuple):
             typed[key] = list(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import shlex
 import subprocess
 import sys
 
@@ -10,6 +12,9 @@ import pytest
 import recbole_vsid
 import recbole_vsid.quick_start
 from recbole_vsid.cli import VERBS, main, parse
+from recbole_vsid.console import program_name
+from recbole_vsid.leaderboard.plan import as_argument
+from recbole_vsid.trainer import GenerativeTrainer
 
 
 @pytest.fixture
@@ -42,10 +47,43 @@ def test_both_forms_are_read():
 
 
 def test_names_and_paths_stay_text():
-    arguments = ["--dataset=2020", "--data_path=1e3", "--result_file=~", "--model=true", "--checkpoint_dir", "[x"]
+    arguments = ["--dataset=2020", "--data_path=1e3", "--result_file=~/a", "--model=true", "--checkpoint_dir", "[x"]
     assert parse(arguments) == {
-        "dataset": "2020", "data_path": "1e3", "result_file": "~", "model": "true", "checkpoint_dir": "[x",
+        "dataset": "2020", "data_path": "1e3", "result_file": "~/a", "model": "true", "checkpoint_dir": "[x",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text", [",", "|", ">", "-", " ", "#", "~", "::", "@", "%", "&", "\t", ";", "^", "/", "null", "true", "1", "[", "'"]
+)
+@pytest.mark.parametrize("key", ["field_separator", "seq_separator"])
+def test_a_separator_is_a_text(key, text):
+    assert parse([f"--{key}={text}"]) == parse([f"--{key}", text]) == {key: text}
+    assert parse([f"--{key}={as_argument(text)}"]) == {key: text}
+    assert parse([f"--{key}='{text}'"]) == {key: text}
+
+
+def test_texts_are_texts_and_empty_is_empty():
+    assert parse(["--model=DMF", "--inter_matrix_type=01"])["inter_matrix_type"] == "01"
+    assert parse(["--model=BERT4Rec", "--layer_norm_eps=1e-12"])["layer_norm_eps"] == 1e-12
+    assert parse(["--encoding=~", "--USER_ID_FIELD=2020", "--wandb_project=no", "--cache_dir=~"]) == {
+        "encoding": None, "USER_ID_FIELD": "2020", "wandb_project": "no", "cache_dir": None,
+    }  # fmt: skip
+    for value in ("a", "1", "~", "null", "[1]", "", "'a'", ",", None):
+        assert parse([f"--encoding={as_argument(value)}"]) == {"encoding": value}
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("-m", "write --model=NAME"), ("-d=toy", "write --dataset=NAME"), ("--device=cpu", "use_gpu=false"),
+        ("--nproc=2", "a run is one process"), ("--lr=1", "'learning_rate'"), ("--k=3", "'topk'"), ("--zzzzz=1", "all"),
+        ("--model=BPR --sid_file=x", "only other models"), ("recomend", "Did you mean 'recommend'?"),
+    ],
+)  # fmt: skip
+def test_advice_is_near_or_not_given(capsys, argument, told):
+    line = refused(capsys, *argument.split())
+    assert told in line and (argument != "--zzzzz=1" or "nearest" not in line)
 
 
 def test_values_are_not_evaluated(tmp_path):
@@ -76,7 +114,7 @@ def test_arguments_that_are_none(argument):
 def test_help(capsys, runs, arguments):
     assert main(arguments) == 0 and not runs
     out = capsys.readouterr().out
-    assert out.startswith("usage: run_recbole_vsid.py")
+    assert out.startswith("usage: python run_recbole_vsid.py")
     for word in ("--model", "--dataset", "--tokenizer", "--config_files", "VLSID", "rkmeans"):
         assert word in out
 
@@ -84,9 +122,41 @@ def test_help(capsys, runs, arguments):
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "train"])
 def test_every_verb_has_its_help(capsys, verb):
     assert main([verb, "--help"]) == 0
-    assert capsys.readouterr().out.startswith(f"usage: run_recbole_vsid.py {verb} ")
+    assert capsys.readouterr().out.startswith(f"usage: python run_recbole_vsid.py {verb} ")
     assert main(["--help"]) == 0
     assert f"\n  {verb} " in capsys.readouterr().out
+
+
+def test_help_is_a_verb_too(capsys):
+    assert main(["help"]) == 0 and "Often used" in capsys.readouterr().out
+    assert main(["help", "tune"]) == 0 and "--params_file" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("typed", "arguments", "name"),
+    [
+        (["/bin/python3", "/bin/recbole-vsid", "--x=1"], ["/bin/recbole-vsid", "--x=1"], "recbole-vsid"),
+        (["py", "a b/run_recbole_vsid.py"], ["a b/run_recbole_vsid.py"], "py 'a b/run_recbole_vsid.py'"),
+        (["python3", "-m", "recbole_vsid"], ["/x/recbole_vsid/__main__.py"], "python3 -m recbole_vsid"),
+        (["python", "-c", "..."], ["-c"], "python run_recbole_vsid.py"),
+        ([], [], "python run_recbole_vsid.py"),
+    ],
+)
+def test_the_program_is_called_as_the_user_called_it(capsys, monkeypatch, typed, arguments, name):
+    monkeypatch.setattr(sys, "orig_argv", typed, raising=False)
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert program_name() == name
+    assert main(["tune", "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: {name} tune ")
+
+
+def test_a_reader_that_has_enough(monkeypatch):
+    class Closed(io.TextIOBase):
+        def write(self, text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    assert main(["--help"]) == 0
 
 
 def test_version(capsys, runs):
@@ -109,7 +179,7 @@ def test_defaults(runs):
 
 def test_settings_and_files_are_handed_on(runs, tmp_path):
     (tmp_path / "a.yaml").write_text("epochs: 2\n")
-    (tmp_path / "b.yaml").write_text("topk: [5]\n")
+    (tmp_path / "b.yaml").write_text("topk: [10]\n")
     assert main(["--model=SASRec", "--config_files=a.yaml  b.yaml", "--epochs=3"]) == 0
     assert runs == [("SASRec", "ml-100k", ["a.yaml", "b.yaml"], {"model": "SASRec", "dataset": "ml-100k", "epochs": 3})]
 
@@ -193,10 +263,55 @@ def test_debug_shows_where(runs, monkeypatch):
         main(["--state=debug"])
 
 
-def test_our_own_mistakes_are_not_hidden(monkeypatch):
+def test_our_own_mistakes_are_told_as_such(monkeypatch, capsys):
     def run(*arguments):
         raise TypeError("a bug")
 
     monkeypatch.setattr(recbole_vsid.quick_start, "run", run)
-    with pytest.raises(TypeError, match="a bug"):
-        main([])
+    assert main([]) == 1
+    error, advice = capsys.readouterr().err.splitlines()
+    assert error == "error: TypeError: a bug" and "a fault of recbole_vsid" in advice and "--state=debug" in advice
+    for debug in (["--state=debug"], ["--state", "DEBUG"]):
+        with pytest.raises(TypeError, match="a bug"):
+            main(debug)
+
+
+def small_run(small_settings, **changes):
+    return [f"--{key}={as_argument(value)}" for key, value in small_settings(**changes).items()]
+
+
+def test_the_command_that_is_printed_next_works(small_settings, capsys):
+    assert main(["--dataset=toy", *small_run(small_settings, epochs=1, checkpoint_dir="my models")]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Next: ")]
+    assert line.startswith("Next: python run_recbole_vsid.py recommend '--checkpoint=my models/VLSID-toy-")
+    checkpoint = line.partition("'")[2][:-1]
+    assert main(["recommend", checkpoint, "--users=u1"]) == 0
+
+
+def test_after_an_interruption_the_command_to_go_on_is_told(small_settings, capsys, monkeypatch, tmp_path):
+    (tmp_path / "my own.yaml").write_text("epochs: 3\n")
+    arguments = ["--dataset=toy", "--config_files=my own.yaml", *small_run(small_settings)]
+    arguments = [argument for argument in arguments if not argument.startswith("--epochs")]
+    whole = GenerativeTrainer.save_last
+
+    def interrupted(trainer, epoch):
+        if epoch == 0:
+            raise KeyboardInterrupt
+        if epoch == 1:
+            whole(trainer, epoch)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(GenerativeTrainer, "save_last", interrupted)
+    assert main(arguments) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"  # there is nothing to go on from
+    monkeypatch.setattr(GenerativeTrainer, "save_last", lambda trainer, epoch: interrupted(trainer, epoch + 1))
+    assert main(arguments) == 130
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("interrupted; go on with: python run_recbole_vsid.py ")
+    monkeypatch.setattr(GenerativeTrainer, "save_last", whole)
+    resume, resumed = GenerativeTrainer.resume_checkpoint, []
+    monkeypatch.setattr(
+        GenerativeTrainer, "resume_checkpoint", lambda *given: (resume(*given), resumed.append(given[0].start_epoch))
+    )
+    assert main(shlex.split(line)[6:]) == 0  # what follows the program
+    assert resumed == [1]

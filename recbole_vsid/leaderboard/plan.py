@@ -9,11 +9,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from recbole_vsid.config import Config, parse_value, read_settings
+from recbole_vsid.config import Config, join_files, parse_value, read_settings
 from recbole_vsid.registry import get_model
 from recbole_vsid.storage import check_name, content_hash
 from recbole_vsid.trainer import run_folder
@@ -129,9 +128,9 @@ def _planned(entry, dataset, seed, settings_dir, files, settings):
         settings.pop(key, None)
     arguments = [f"--model={model}", f"--dataset={dataset}", f"--seed={seed}"]
     if files:
-        arguments.append(f"--config_files={shlex.join(files)}")
+        arguments.append(f"--config_files={join_files(files)}")
     given = {key: value for key, value in settings.items() if key not in ("seed", "model", "dataset")}
-    arguments += [f"--{key}={_text(value)}" for key, value in given.items()]
+    arguments += [f"--{key}={as_argument(value)}" for key, value in given.items()]
     files_read = data_files(config)
     data = data_hash(files_read)
     identity = content_hash({**config.plain(), "seed": None}, data)
@@ -141,7 +140,7 @@ def _planned(entry, dataset, seed, settings_dir, files, settings):
     )  # fmt: skip
 
 
-def _text(value):
+def as_argument(value):
     """``value`` such that the command line reads it back."""
     if isinstance(value, str):
         try:

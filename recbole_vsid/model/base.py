@@ -67,7 +67,7 @@ class GenerativeRecommender(SequentialRecommender, ABC):
         """Refuse unusable settings before any data is read; a subclass adds its own.
 
         Raises:
-            ValueError: ``beam_width`` is below the largest cut-off, ``decoding`` is unknown, or the split is not
+            ValueError: ``beam_width`` is below the largest cut-off, or the split is not
                 leave-one-out (only then are a user's training events exactly the first of its sequence).
         """
         if config["eval_args"]["split"] != {"LS": "valid_and_test"} or config["eval_args"]["order"] != "TO":
@@ -75,19 +75,12 @@ class GenerativeRecommender(SequentialRecommender, ABC):
                 f"eval_args={config['eval_args']!r} is not usable: {config['model']} takes only "
                 "split: {LS: valid_and_test} with order: TO"
             )
-        if config["decoding"] not in ("beam", "exact"):
-            raise ValueError(f"decoding={config['decoding']!r} is not usable: it must be beam or exact")
         cutoff = max(config["topk"])
         if config["beam_width"] < cutoff:
             raise ValueError(
                 f"beam_width={config['beam_width']} is below the largest cut-off topk={cutoff}: a beam that narrow "
                 f"cannot fill the ranking; set beam_width to at least {cutoff}"
             )
-        if not 0 <= config["dropout_prob"] < 1:
-            raise ValueError(f"dropout_prob={config['dropout_prob']} is not usable: it must be in [0, 1)")
-        for key, meaning in {"valid_users": "all users", "valid_beam_width": "beam_width"}.items():
-            if config[key] < 0:
-                raise ValueError(f"{key}={config[key]} is not usable: it must be at least 1, or 0 for {meaning}")
 
     @abstractmethod
     def start_decoding(self, interaction):

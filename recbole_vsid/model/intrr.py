@@ -64,16 +64,6 @@ class IntRR(CausalRecommender):
         for key, allowed in {"assign": ASSIGNMENTS, "item_token": ITEM_TOKENS}.items():
             if config[key] not in allowed:
                 raise ValueError(f"{key}={config[key]!r} is not usable: it must be one of {', '.join(allowed)}")
-        for key in ("uid_size", "ran_hidden_size"):
-            if config[key] < 1:
-                raise ValueError(f"{key}={config[key]!r} is not usable: it must be a whole number of at least 1")
-        if config["alignment_weight"] < 0:
-            raise ValueError(f"alignment_weight={config['alignment_weight']} is not usable: it must be at least 0")
-        std = config["codebook_std"]
-        if std is not None and (isinstance(std, bool) or not isinstance(std, (int, float)) or std <= 0):
-            raise ValueError(
-                f"codebook_std={std!r} is not usable: it must be a number above 0, or ~ for hidden_size^-0.5"
-            )
 
     def hidden_matrices(self):
         return [*super().hidden_matrices(), *linear_weights(self.ran.questions)]

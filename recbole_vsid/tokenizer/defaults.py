@@ -9,10 +9,15 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 
+from recbole_vsid.rules import LARGEST
+
 # The vocabulary should stay far below the number of items (or the first token memorises them), while
 # vocab_size ** max_length stays far above it.
 VOCAB_BY_CATALOGUE = ((3_000, 64), (8_000, 128), (30_000, 256), (80_000, 512), (150_000, 1024), (300_000, 2048))
 LARGEST_VOCAB = 4096
+
+# Far above what any machine holds: more tokens of an item, wider layers and more of them are a slip of the pen.
+LONGEST, WIDEST, DEEPEST = 256, 2**16, 1000
 
 CHUNK_ROWS = 512
 
@@ -37,11 +42,12 @@ def resolve_vocab_size(settings, n_items):
     return settings.vocab_size
 
 
-def require_integer(settings, name, low, auto=False):
-    """Refuse a setting that is not an integer of at least ``low`` (or "auto", where that is allowed)."""
+def require_integer(settings, name, low, auto=False, high=LARGEST):
+    """Refuse a setting that is not an integer in ``low``..``high`` (or "auto", where that is allowed)."""
     value = getattr(settings, name)
-    valid = isinstance(value, Integral) and not isinstance(value, bool) and value >= low
-    settings.require(name, valid or (auto and value == "auto"), f"{'auto or ' if auto else ''}an integer >= {low}")
+    valid = isinstance(value, Integral) and not isinstance(value, bool) and low <= value <= high
+    allowed = f"{'auto or ' if auto else ''}an integer >= {low} and <= {high}"
+    settings.require(name, valid or (auto and value == "auto"), allowed)
 
 
 def require_real(settings, name, low, high=math.inf, open_low=False, open_high=True, auto=False):

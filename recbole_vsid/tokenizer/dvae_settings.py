@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from recbole_vsid.tokenizer.base import TokenizerSettings
-from recbole_vsid.tokenizer.defaults import require_choice, require_integer, require_real
+from recbole_vsid.tokenizer.defaults import DEEPEST, LONGEST, WIDEST, require_choice, require_integer, require_real
 from recbole_vsid.tokenizer.dvae import HEAD_DIM
 
 
@@ -46,11 +46,11 @@ class FixedDVAESettings(TokenizerSettings):
     def __post_init__(self):
         super().__post_init__()
         require_integer(self, "vocab_size", 2, auto=True)
-        require_integer(self, "max_length", 1)
-        require_integer(self, "hidden_size", HEAD_DIM)
+        require_integer(self, "max_length", 1, high=LONGEST)
+        require_integer(self, "hidden_size", HEAD_DIM, high=WIDEST)
         self.require("hidden_size", self.hidden_size % HEAD_DIM == 0, f"a multiple of {HEAD_DIM}, the attention head")
-        require_integer(self, "decoder_multiplier", 1)
-        require_integer(self, "decoder_layers", 1)
+        require_integer(self, "decoder_multiplier", 1, high=LONGEST)
+        require_integer(self, "decoder_layers", 1, high=DEEPEST)
         require_integer(self, "batch_size", 1, auto=True)
         require_integer(self, "updates", 1, auto=True)
         for name in ("learning_rate", "logit_scale", "step_size", "tau_start", "tau_end"):
@@ -83,10 +83,8 @@ class DVAESettings(FixedDVAESettings):
 
     def __post_init__(self):
         super().__post_init__()
-        require_integer(self, "max_length", 2)
+        require_integer(self, "max_length", 2, high=LONGEST)
         require_real(self, "length_cost", 0, auto=True)
         if self.length_cost == "auto":
-            self.require(
-                "length_cost", self.schedule == "two_phase", "a number with sid_schedule=paper, for instance 7"
-            )
+            self.require("length_cost", self.schedule == "two_phase", "a number with sid_schedule=paper, like 7")
         require_real(self, "smoothing", 0, 1, open_high=False)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_vsid.tokenizer.base import Settings
-from recbole_vsid.tokenizer.defaults import require_choice, require_integer, require_real
+from recbole_vsid.tokenizer.defaults import DEEPEST, WIDEST, require_choice, require_integer, require_real
 
 N_HEADS = 4
 INITIAL_DEVIATION = 0.02
@@ -72,11 +72,11 @@ class FAMAESettings(Settings):
     bf16: bool = True
 
     def __post_init__(self):
-        require_integer(self, "width", N_HEADS, auto=True)
+        require_integer(self, "width", N_HEADS, auto=True, high=WIDEST)
         if self.width != "auto":
             self.require("width", self.width % N_HEADS == 0, f"auto or a multiple of {N_HEADS}, the attention heads")
-        require_integer(self, "layers", 1)
-        require_integer(self, "window", 2)
+        require_integer(self, "layers", 1, high=DEEPEST)
+        require_integer(self, "window", 2, high=WIDEST)
         require_choice(self, "windows", ("all", "sampled"))
         for name in ("epochs", "patience", "batch_size"):
             require_integer(self, name, 1)

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from recbole_vsid.tokenizer.base import TokenizerSettings
 from recbole_vsid.tokenizer.codebooks import CodebookTokenizer
-from recbole_vsid.tokenizer.defaults import require_choice, require_integer, require_real, resolve_vocab_size
+from recbole_vsid.tokenizer.defaults import LONGEST, require_choice, require_integer, require_real, resolve_vocab_size
 from recbole_vsid.tokenizer.kmeans import fit_sample, lloyd_step, random_rows
 
 # Variances below this share of the largest are rounding errors; their logarithms would upset the allocation.
@@ -49,7 +49,7 @@ class OPQSettings(TokenizerSettings):
     def __post_init__(self):
         super().__post_init__()
         require_integer(self, "vocab_size", 2, auto=True)
-        require_integer(self, "n_levels", 1)
+        require_integer(self, "n_levels", 1, high=LONGEST)
         require_choice(self, "rotation", ("learned", "none"))
         require_integer(self, "max_iterations", 1)
         require_real(self, "tolerance", 0, 1)

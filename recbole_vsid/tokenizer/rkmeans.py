@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from recbole_vsid.tokenizer.base import TokenizerSettings
 from recbole_vsid.tokenizer.codebooks import CodebookTokenizer
-from recbole_vsid.tokenizer.defaults import require_choice, require_integer, require_real, resolve_vocab_size
+from recbole_vsid.tokenizer.defaults import LONGEST, require_choice, require_integer, require_real, resolve_vocab_size
 from recbole_vsid.tokenizer.kmeans import INITIALISATIONS, fit_sample, kmeans
 
 # A residual this short is the rounding error of an item that is a centroid itself: it has no direction.
@@ -49,7 +49,7 @@ class RKMeansSettings(TokenizerSettings):
     def __post_init__(self):
         super().__post_init__()
         require_integer(self, "vocab_size", 2, auto=True)
-        require_integer(self, "n_levels", 1)
+        require_integer(self, "n_levels", 1, high=LONGEST)
         require_choice(self, "init", INITIALISATIONS)
         require_integer(self, "max_iterations", 1)
         require_real(self, "tolerance", 0)

@@ -21,6 +21,8 @@ from recbole_vsid.semantic_id.collisions import collision_figures
 from recbole_vsid.tokenizer.base import TokenizerSettings
 from recbole_vsid.tokenizer.codebooks import CodebookTokenizer
 from recbole_vsid.tokenizer.defaults import (
+    LONGEST,
+    WIDEST,
     local_seed,
     require_choice,
     require_integer,
@@ -66,11 +68,11 @@ class RQVAESettings(TokenizerSettings):
     def __post_init__(self):
         super().__post_init__()
         require_integer(self, "vocab_size", 2, auto=True)
-        require_integer(self, "n_levels", 1)
-        require_integer(self, "latent_size", 1)
+        require_integer(self, "n_levels", 1, high=LONGEST)
+        require_integer(self, "latent_size", 1, high=WIDEST)
         sizes = self.hidden_sizes
-        whole = isinstance(sizes, list) and all(type(size) is int and size >= 1 for size in sizes)
-        self.require("hidden_sizes", whole, "a list of integers >= 1")
+        whole = isinstance(sizes, list) and all(type(size) is int and 1 <= size <= WIDEST for size in sizes)
+        self.require("hidden_sizes", whole, f"a list of integers >= 1 and <= {WIDEST}")
         require_choice(self, "codebook", ("gradient", "ema"))
         require_real(self, "ema_decay", 0, 1)
         self.require("sinkhorn", isinstance(self.sinkhorn, bool), "True or False")

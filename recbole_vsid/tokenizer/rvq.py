@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from recbole_vsid.tokenizer.base import TokenizerSettings
-from recbole_vsid.tokenizer.defaults import require_integer, require_real, resolve_vocab_size
+from recbole_vsid.tokenizer.defaults import LONGEST, require_integer, require_real, resolve_vocab_size
 from recbole_vsid.tokenizer.kmeans import fit_sample, kmeans_plus_plus, nearest
 from recbole_vsid.tokenizer.rkmeans import RKMeansTokenizer, direction
 
@@ -46,7 +46,7 @@ class RVQSettings(TokenizerSettings):
     def __post_init__(self):
         super().__post_init__()
         require_integer(self, "vocab_size", 2, auto=True)
-        require_integer(self, "n_levels", 1)
+        require_integer(self, "n_levels", 1, high=LONGEST)
         self.require("normalize_residuals", isinstance(self.normalize_residuals, bool), "True or False")
         require_integer(self, "updates", 1)
         require_integer(self, "batch_size", 1)

@@ -401,7 +401,7 @@ def test_weights_that_do_not_fit(built, weights):
 
 
 def test_encoders_that_do_not_exist(built):
-    for content, told in (("bert", "unknown content encoder 'bert'"), (["tfidf", 3], "unknown content encoder 3"),
+    for content, told in (("bert", "unknown content encoder 'bert'"), (["tfidf", 3], "content="),
                           ([], "content")):  # fmt: skip
         with pytest.raises(ValueError, match=told):
             item_content(built(content=content))
