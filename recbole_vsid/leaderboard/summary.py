@@ -157,8 +157,8 @@ def _board(records, wanted):
 
 
 def _cutoffs(records):
-    """The cut-offs at which all have both NDCG and Recall."""
-    names = set.intersection(*(set(record["test_result"][KEPT]) for record in records))
+    """The cut-offs at which all have both NDCG and Recall under both protocols."""
+    names = set.intersection(*(set(record["test_result"][name]) for record in records for name in PROTOCOL_NAMES))
     cutoffs = {int(name[5:]) for name in names if name.startswith("ndcg@") and name[5:].isdecimal()}
     return {cutoff for cutoff in cutoffs if f"recall@{cutoff}" in names}
 
