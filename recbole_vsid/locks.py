@@ -18,6 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 PATIENCE_SECONDS = 1  # who only looks whether it is free holds it for a moment
+ATTEMPTS = 1000
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def sole_writer(path: str | Path, setting: str) -> Iterator[None]:
     file, holder = (path.with_name(f".{path.name}.{ending}") for ending in ("lock", "writer.json"))
     lock = FileLock(file, timeout=PATIENCE_SECONDS)
     try:
-        lock.acquire()
+        _acquire(lock, file)
     except Timeout:
         raise BlockingIOError(
             f"{_name(holder)} is writing {path}; wait until it has ended, or set another {setting}"
@@ -53,11 +54,25 @@ def sole_writer(path: str | Path, setting: str) -> Iterator[None]:
             holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now}))
         yield
     finally:
-        # While it is held: filelock looks whether the file that it has locked is still the one of that name.
         for left in (holder, file):
             with suppress(OSError):
                 left.unlink()
         lock.release()
+
+
+def _acquire(lock: FileLock, file: Path) -> None:
+    """Acquire ``lock`` on the ``file`` that has this name: its last holder may have removed the one that was opened."""
+    for _ in range(ATTEMPTS):
+        try:
+            file.touch()
+            before = file.stat().st_ino
+            lock.acquire()
+            if file.stat().st_ino == before:
+                return
+        except FileNotFoundError:  # just removed
+            pass
+        lock.release()  # or nothing, if it is not held
+    raise OSError("its lock file does not stay")
 
 
 def _name(holder: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -94,6 +95,7 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
     Raises:
         ChildProcessError: it ended without an answer, for instance for want of memory.
+        RuntimeError: its answer cannot be pickled.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -124,4 +126,8 @@ def _answer(sender: Any, function: Callable[..., Any], arguments: tuple) -> None
         answer = True, function(*arguments)
     except Exception as error:
         answer = False, error
+    try:
+        pickle.loads(pickle.dumps(answer))
+    except Exception as error:  # of any kind, of objects as of errors that are made in their own ways
+        answer = False, RuntimeError(f"{answer[1]!r} is no answer that can be sent: {error}")
     sender.send(answer)
