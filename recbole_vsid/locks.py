@@ -64,7 +64,8 @@ def _acquire(lock: FileLock, file: Path) -> None:
     """Acquire ``lock`` on the ``file`` that has this name: its last holder may have removed the one that was opened."""
     for _ in range(ATTEMPTS):
         try:
-            file.touch()
+            with suppress(FileExistsError):
+                file.touch(exist_ok=False)
             before = file.stat().st_ino
             lock.acquire()
             if file.stat().st_ino == before:

@@ -84,7 +84,7 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
         dataset: name of a dataset; ``ml-100k`` needs no files.
         config_file_list: YAML files.
         config_dict: settings that win over the files.
-        saved: whether to keep checkpoints and the JSON record (with a ``result_file`` the record is kept anyway).
+        saved: whether to keep checkpoints and the JSON record (what a ``result_file`` names is kept anyway).
 
     Returns:
         dict: the result record, with ``valid_result`` and ``test_result`` under both protocols.
