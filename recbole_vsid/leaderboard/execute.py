@@ -47,7 +47,9 @@ class Job:
             environment["OMP_NUM_THREADS"] = str(n_threads)
         if resume:
             arguments.append("--resume=true")
-        with open(self.log, "ab" if resume or keep_log else "wb") as log:
+        with open(self.log, "ab") as log:
+            if not (resume or keep_log):
+                log.truncate(0)
             self._log_start = log.seek(0, os.SEEK_END)
             self.process = start(arguments, log, environment)
 
@@ -85,7 +87,7 @@ class Job:
             lines = log.read().decode("utf-8", errors="replace").splitlines()
         lines = [line.strip() for line in lines if line.strip() and not line.startswith("(--state=debug")]
         errors = [line for line in lines if line.startswith("error:")]
-        return (errors or lines or [f"exit code {code}"])[-1]
+        return (errors or lines or [f"exit code {code}"])[-1].removeprefix("error: ")
 
 
 def execute(runs, results, n_jobs, console, failures):

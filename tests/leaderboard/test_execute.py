@@ -118,6 +118,24 @@ def test_an_interrupted_leaderboard_goes_on(small_settings):
     assert "Resuming after epoch" in (folder / "run.log").read_text()
 
 
+def test_what_cannot_go_on_starts_anew_once(settings, monkeypatch):
+    started = []
+
+    def job(run, n_threads, resume, keep_log):
+        started.append((resume, keep_log))
+        process = SimpleNamespace(poll=lambda: 1, returncode=1)
+        facts = {"run": run, "process": process, "resumed": resume, "seconds": 1.0, "log": "run.log"}
+        return SimpleNamespace(**facts, failure=lambda: "damaged", progress=lambda: "")
+
+    monkeypatch.setattr(execution, "Job", job)
+    monkeypatch.setattr(execution, "is_interrupted", lambda *_: True)
+    monkeypatch.setattr(execution, "POLL_SECONDS", 0)
+    failures, _, printed = run(settings, ["VLSID"])
+    assert started == [(True, False), (False, True)]
+    assert "goes on" in printed and "could not go on (damaged), it starts anew" in printed
+    assert list(failures.values()) == ["damaged (log: run.log)"]
+
+
 def test_what_failed_before_an_interruption_is_reported(settings, tmp_path, monkeypatch):
     (tmp_path / "Bad.yaml").write_text("model: BPR\nitem_inter_num_interval: '[9999,inf)'\n")
     Results("board").add(record("Mine", dataset="elsewhere"))
