@@ -100,7 +100,8 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(sender, function, arguments))
-    process.start()
+    with _interruptions_ignored():  # by the child for good: Ctrl-C goes to both, and this one ends it
+        process.start()
     sender.close()
     try:
         succeeded, answer = receiver.recv()
@@ -114,6 +115,18 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
     if succeeded:
         return answer
     raise answer
+
+
+@contextmanager
+def _interruptions_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _answer(sender: Any, function: Callable[..., Any], arguments: tuple) -> None:

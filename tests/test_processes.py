@@ -101,6 +101,8 @@ def test_no_child_outlives_a_killed_parent(starts, tmp_path):
 def test_a_process_of_its_own_answers():
     assert in_own_process(int, "7") == 7
     assert in_own_process(os.getpid) != os.getpid()
+    assert in_own_process(signal.getsignal, signal.SIGINT) is signal.SIG_IGN, "no traceback at Ctrl-C"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with pytest.raises(ValueError, match="invalid literal"):
         in_own_process(int, "x")
     with pytest.raises(ChildProcessError, match="exit code 3"):
