@@ -3,6 +3,8 @@
 import sys
 
 from recbole_vsid.cli import main
+from recbole_vsid.processes import watch_input
 
 if __name__ == "__main__":
+    watch_input()
     sys.exit(main())

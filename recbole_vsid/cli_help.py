@@ -48,7 +48,8 @@ usage: PROGRAM leaderboard --model=A,B,... [--dataset=A,B,...] [--seed=1,2,...] 
 
 Trains and tests every model with every seed on every dataset, each run in a process of its own, and writes
 results.jsonl, leaderboard.md, leaderboard.csv and leaderboard.html. Runs whose settings and data are in results.jsonl
-already are not repeated; after an interruption the same command goes on. A failed run is reported and the others go on.
+already are not repeated, and what `train` has finished is taken over; after an interruption the same command goes on.
+A failed run is reported and the others go on.
 
   --output_dir=FOLDER   where these files go; default saved/leaderboard
   --settings_dir=FOLDER A.yaml in it holds the settings of A alone; with `model: B` in it A is a variant of B

@@ -17,7 +17,9 @@ from recbole_vsid.config import Config
 from recbole_vsid.data.dataset import dataset_class
 from recbole_vsid.evaluation import results
 from recbole_vsid.evaluation.machine import request_milliseconds
+from recbole_vsid.locks import sole_writer
 from recbole_vsid.needs import check_columns, told_in_one_line
+from recbole_vsid.run_files import DataNote
 from recbole_vsid.semantic_id.report import print_diagnostics
 from recbole_vsid.storage import check_writable, load_checkpoint, write_json
 from recbole_vsid.trainer import run_folder, trainer_class, unpack_table
@@ -81,13 +83,14 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
         dataset: name of a dataset; ``ml-100k`` needs no files.
         config_file_list: YAML files.
         config_dict: settings that win over the files.
-        saved: whether to keep checkpoints and the JSON record (with a ``result_file`` the record is kept anyway).
+        saved: whether to keep checkpoints and the JSON record (what a ``result_file`` names is kept anyway).
 
     Returns:
         dict: the result record, with ``valid_result`` and ``test_result`` under both protocols.
 
     Raises:
         ValueError, FileNotFoundError: bad input, before any training.
+        BlockingIOError: another process is at work on the same run.
     """
     if not saved:
         with tempfile.TemporaryDirectory() as folder:  # the best epoch must be kept somewhere until the test
@@ -96,10 +99,17 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
     check_writable(run_folder(config) / "best.pth", "checkpoint_dir")
     if config["result_file"]:
         check_writable(config["result_file"], "result_file")
+    with sole_writer(run_folder(config), "checkpoint_dir"):
+        return _train_and_test(config)
+
+
+def _train_and_test(config):
+    """:func:`run` when everything about its settings is known to be usable."""
     config.set_up_process()
     logger = getLogger()
     logger.debug(config)
     last = _last_checkpoint(config, logger)
+    note = DataNote(config, run_folder(config), resumed=last is not None)
 
     data, loaders = build_data(config, last)
     if last and data.fingerprint() != data.semantic_ids.provenance.get("data_fingerprint"):
@@ -117,17 +127,21 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
 
     selected_by = trainer.selected_by(loaders[1])
     logger.info(f"Selection: {selected_by}")
+    noted = note.write if config.is_generative else None  # RecBole's models do not go on
     with told_in_one_line(f"model {config['model']} could not be trained with these settings and data"):
-        trainer.fit(train_data, loaders[1], show_progress=config["show_progress"])
+        trainer.fit(train_data, loaders[1], show_progress=config["show_progress"], callback_fn=noted)
     valid_result = trainer.validation_result(loaders[1])
     test_result = trainer.evaluate_protocols(loaders[2], show_progress=config["show_progress"])
     milliseconds = request_milliseconds(trainer, loaders[2])
     result = results.record(
         config, data, trainer, recommender, loaders[2].sample_size, selected_by, valid_result, test_result, milliseconds
     )
+    result["data_hash"] = note.result()
     results.print_record(result)
     file = Path(config["result_file"] or trainer.folder / "result.json")
-    write_json(file, result)
+    for path in dict.fromkeys([trainer.folder / "result.json", file]):  # in its folder a leaderboard looks for it
+        write_json(path, result)
+    note.remove()
     others = results.comparable(result, config["checkpoint_dir"])
     if len(others) > 1:
         results.print_comparison(others)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from logging import getLogger
-from multiprocessing import get_context
 from pathlib import Path
 
 from recbole.model.abstract_recommender import SequentialRecommender
@@ -13,6 +10,7 @@ from recbole.utils import InputType
 
 from recbole_vsid.config import Config
 from recbole_vsid.data.dataset import SemanticIDDataset
+from recbole_vsid.processes import in_own_process, interrupted_by_signals
 from recbole_vsid.registry import get_tokenizer
 from recbole_vsid.semantic_id.exchange import NUMBERED, format_of, write_table
 from recbole_vsid.storage import check_writable, write_json
@@ -75,6 +73,7 @@ def compare(tokenizers, dataset=None, config_file_list=None, config_dict=None):
 
     Raises:
         ValueError: no or an unknown tokenizer, or a setting that none of them knows.
+        KeyboardInterrupt: interrupted or told to end; the process of the tokenizer has ended, too.
     """
     if not tokenizers:
         raise ValueError("compare names no tokenizer; write --compare=rkmeans,rqvae")
@@ -89,12 +88,12 @@ def compare(tokenizers, dataset=None, config_file_list=None, config_dict=None):
     reports = {}
     for name in tokenizers:
         own = {key: value for key, value in settings.items() if key not in every_key or key in known[name]}
-        with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
-            try:
-                reports[name] = pool.submit(_report, name, dataset, config_file_list, own).result()
-            except (ValueError, OSError, ImportError, BrokenProcessPool) as error:
-                reports[name] = str(error) or type(error).__name__
-                getLogger().error(f"tokenizer {name}: {reports[name]}")
+        try:
+            with interrupted_by_signals():
+                reports[name] = in_own_process(_report, name, dataset, config_file_list, own)
+        except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
+            reports[name] = str(error) or type(error).__name__
+            getLogger().error(f"tokenizer {name}: {reports[name]}")
     return reports
 
 

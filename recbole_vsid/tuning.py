@@ -31,6 +31,7 @@ from recbole.trainer import HyperTuning
 
 from recbole_vsid.config import Config, as_meant, properties_folder
 from recbole_vsid.evaluation.collector import KEPT, MASKED
+from recbole_vsid.locks import sole_writer
 from recbole_vsid.quick_start import run
 from recbole_vsid.storage import atomic_path, check_writable
 
@@ -126,6 +127,7 @@ def tune(
 
     Raises:
         ValueError, FileNotFoundError: bad input, before any trial, or every trial failed.
+        BlockingIOError: another search is writing ``output_file``.
         ImportError: hyperopt is not installed.
     """
     try:
@@ -152,12 +154,13 @@ def tune(
 
     drawn = "random" if algo == "exhaustive" else algo
     search = Search(objective, output, params_dict=space, algo=drawn, max_evals=max_evals, early_stop=early_stop)
-    if algo == "exhaustive":  # RecBole's draws combinations until it meets no new ones, and cannot draw lists
-        for values in itertools.product(*space["choice"].values()):
-            search.trial(dict(zip(space["choice"], values)))
-    else:
-        with _seeded(config["seed"]), suppress(AllTrialsFailed):
-            search.run()
+    with sole_writer(output, "output_file"):
+        if algo == "exhaustive":  # RecBole's draws combinations until it meets no new ones, and cannot draw lists
+            for values in itertools.product(*space["choice"].values()):
+                search.trial(dict(zip(space["choice"], values)))
+        else:
+            with _seeded(config["seed"]), suppress(AllTrialsFailed):
+                search.run()
     if not search.params2result:
         raise ValueError(f"every trial failed, the first with: {search.rows[0]['failed']}")
     best = search.best_params

@@ -2,7 +2,8 @@
 
 A run is exactly the command that its record names, so it can be repeated alone. A run that fails is reported with its
 error and its log, and the others go on. After an interruption the same leaderboard goes on where it was: finished runs
-are in ``results.jsonl``, and an unfinished run of this package's models goes on from its last validation.
+are in ``results.jsonl``, and an unfinished run of this package's models goes on from its last validation. What was
+finished by another command is taken over.
 """
 
 from __future__ import annotations
@@ -10,15 +11,14 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from contextlib import contextmanager
-from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from recbole_vsid.leaderboard.plan import data_hash
+from recbole_vsid.leaderboard.adopt import finished_record, own_keys
+from recbole_vsid.locks import sole_writer
+from recbole_vsid.processes import interrupted_by_signals, start, stop
+from recbole_vsid.run_files import data_hash, is_interrupted
 from recbole_vsid.storage import read_json
 
 POLL_SECONDS = 0.5
@@ -40,9 +40,6 @@ class Job:
         self.started = time.monotonic()
         self.log = run.folder / "run.log"
         run.folder.mkdir(parents=True, exist_ok=True)
-        if not resume:  # what other files gave would pass for this run's as soon as their hash is noted
-            (run.folder / "last.pth").unlink(missing_ok=True)
-        _data_file(run).write_text(run.data_hash, encoding="utf-8")
         arguments = [*run.arguments, "--show_progress=false"]
         environment = dict(os.environ)
         if n_threads and not run.n_threads:
@@ -50,15 +47,11 @@ class Job:
             environment["OMP_NUM_THREADS"] = str(n_threads)
         if resume:
             arguments.append("--resume=true")
-        # The package may be on sys.path only because the script beside it was started.
-        package = str(Path(__file__).resolve().parents[2])
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
-        with open(self.log, "ab" if resume or keep_log else "wb") as log:
+        with open(self.log, "ab") as log:
+            if not (resume or keep_log):
+                log.truncate(0)
             self._log_start = log.seek(0, os.SEEK_END)
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "recbole_vsid", *arguments],
-                stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
-            )  # fmt: skip
+            self.process = start(arguments, log, environment)
 
     @property
     def seconds(self):
@@ -82,8 +75,7 @@ class Job:
         record = read_json(self.run.folder / "result.json")
         if record["config_hash"] != self.run.config_hash:
             raise ValueError(f"its record is of configuration {record['config_hash']}, not {self.run.config_hash}")
-        own = {"entry": self.run.entry, "identity": self.run.identity, "arguments": list(self.run.arguments)}
-        return {**own, "seconds": round(self.seconds, 1), "resumed": self.resumed, **record}
+        return {**own_keys(self.run), "seconds": round(self.seconds, 1), "resumed": self.resumed, **record}
 
     def failure(self):
         """Why it failed, in one line."""
@@ -95,15 +87,7 @@ class Job:
             lines = log.read().decode("utf-8", errors="replace").splitlines()
         lines = [line.strip() for line in lines if line.strip() and not line.startswith("(--state=debug")]
         errors = [line for line in lines if line.startswith("error:")]
-        return (errors or lines or [f"exit code {code}"])[-1]
-
-    def stop(self):
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        return (errors or lines or [f"exit code {code}"])[-1].removeprefix("error: ")
 
 
 def execute(runs, results, n_jobs, console, failures):
@@ -122,19 +106,27 @@ def execute(runs, results, n_jobs, console, failures):
     n_threads = max(1, (os.cpu_count() or 1) // n_jobs) if n_jobs > 1 else 0
     waiting, active = list(runs), []
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
-    with _terminated_like_interrupted(), Progress(*columns, console=console) as progress:
+    with interrupted_by_signals(), Progress(*columns, console=console) as progress:
         bar = progress.add_task("", total=len(runs))
+
+        def begin(run, anew=False):
+            job = _begin(run, n_threads, anew, results, failures, console)
+            if job is None:
+                progress.advance(bar)
+            else:
+                active.append(job)
+
         try:
             while waiting or active:
                 while waiting and len(active) < n_jobs:
-                    active.append(_start(waiting.pop(0), n_threads, console))
+                    begin(waiting.pop(0))
                 time.sleep(POLL_SECONDS)
                 ended = [job for job in active if job.process.poll() is not None]
                 for job in ended:
                     active.remove(job)
                     if job.process.returncode > 0 and job.resumed:
                         _say(console, f"{job.run.name}: could not go on ({job.failure()}), it starts anew")
-                        active.append(Job(job.run, n_threads, resume=False, keep_log=True))
+                        begin(job.run, anew=True)
                         continue
                     _finish(job, results, failures, console)
                     progress.advance(bar)
@@ -144,45 +136,45 @@ def execute(runs, results, n_jobs, console, failures):
                 doing = ", ".join(f"{job.run.entry} seed {job.run.seed} ({job.progress()})" for job in active)
                 progress.update(bar, description=f"{doing}  {left}")
         finally:
-            for job in active:
-                if job.process.poll() == 0:  # done since the last look
-                    _finish(job, results, failures, console)
-                else:
-                    job.stop()
+            done = [job for job in active if job.process.poll() == 0]  # since the last look
+            stop([job.process for job in active if job not in done])
+            for job in done:
+                _finish(job, results, failures, console)
 
 
-def _start(run, n_threads, console):
-    job = Job(run, n_threads, resume=run.resumable and _is_interrupted(run))
-    _say(console, f"{run.name}: {'goes on' if job.resumed else 'starts'}")
+def _begin(run, n_threads, anew, results, failures, console):
+    """Its :class:`Job`; None if there is nothing to do, or another process is doing it.
+
+    Args:
+        anew: whether it has been tried here to go on from what an interrupted run left.
+    """
+    record = finished_record(run)
+    try:
+        if record is not None:
+            results.add(record)
+            _say(console, f"{run.name}: taken over from {record['taken_over']}")
+            return None
+        with sole_writer(run.folder, "checkpoint_dir"):
+            pass  # or else its log is another process's
+    except OSError as error:
+        failures[run] = str(error)
+        _say(console, f"{run.name}: FAILED: {error}", style="red")
+        return None
+    resume = not anew and run.resumable and is_interrupted(run.folder, run.data_hash)
+    job = Job(run, n_threads, resume, keep_log=anew)
+    _say(console, f"{run.name}: {'goes on' if resume else 'starts'}")
     return job
-
-
-def _is_interrupted(run):
-    """Whether its folder holds checkpoints of these data and no result of theirs."""
-    last, result, data = run.folder / "last.pth", run.folder / "result.json", _data_file(run)
-    if not (last.is_file() and (run.folder / "best.pth").is_file() and data.is_file()):
-        return False
-    if result.is_file() and result.stat().st_mtime >= last.stat().st_mtime:
-        return False
-    # The folder is that of the settings; a checkpoint holds semantic IDs made from the files as they were then.
-    return data.read_text(encoding="utf-8") == run.data_hash
-
-
-def _data_file(run):
-    """Which data files the run in this folder read."""
-    return run.folder / "data_hash"
 
 
 def _finish(job, results, failures, console):
     try:
         if job.process.returncode:
             raise ValueError(job.failure())
-        record = job.record()
-    except (ValueError, OSError, KeyError) as error:
+        results.add(job.record())
+    except (ValueError, OSError, KeyError, TypeError) as error:
         failures[job.run] = f"{error} (log: {job.log})"
         _say(console, f"{job.run.name}: FAILED after {duration(job.seconds)}: {error}; see {job.log}", style="red")
         return
-    results.add(record)
     _say(console, f"{job.run.name}: done in {duration(job.seconds)}")
 
 
@@ -194,11 +186,11 @@ def remaining_seconds(waiting, active, records, n_jobs):
     """Estimate of the time until all runs are done, and whether it leaves out entries of which no run has finished yet.
 
     A run takes as long as the finished runs of the same entry and dataset did on average, those that went on after an
-    interruption left out.
+    interruption left out, and those that were taken over, whose time is known but for the data.
     """
     known = {}
     for record in records:
-        if not record["resumed"]:
+        if not record["resumed"] and "taken_over" not in record:
             known.setdefault((record["entry"], record["dataset"]), []).append(record["seconds"])
     mean = {kind: sum(seconds) / len(seconds) for kind, seconds in known.items()}
     spent = [(job.run, job.seconds) for job in active] + [(run, 0.0) for run in waiting]
@@ -220,21 +212,3 @@ def duration(seconds):
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-@contextmanager
-def _terminated_like_interrupted():
-    """Within, SIGTERM is Ctrl-C, so that no process is left behind."""
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread, where signals go to somebody else
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -138,7 +138,7 @@ def by_popularity(board):
 
 
 def _group_mean(row, protocol, group, metric):
-    values = [record["test_breakdown"][protocol][group][metric] for record in row.records]
+    values = [record["test_breakdown"][protocol][group].get(metric) for record in row.records]
     return None if None in values else sum(values) / len(values)
 
 

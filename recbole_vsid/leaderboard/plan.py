@@ -6,19 +6,15 @@ its ``model`` if the entry is called otherwise (``IntRR-HSTU.yaml`` with ``model
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from recbole_vsid.config import Config, join_files, parse_value, read_settings
 from recbole_vsid.registry import get_model
+from recbole_vsid.run_files import data_files, data_hash
 from recbole_vsid.storage import check_name, content_hash
 from recbole_vsid.trainer import run_folder
-
-ATOMIC_FILES = (".inter", ".item", ".user", ".kg", ".link", ".net")
-CONTENT_FILES = ("content_file", "content_ids", "sid_file", "sid_file_ids")
 
 
 @dataclass(frozen=True)
@@ -149,25 +145,3 @@ def as_argument(value):
         except ValueError:
             pass  # no YAML, so it needs the quotation marks, too
     return json.dumps(value, ensure_ascii=False)
-
-
-def data_files(config):
-    """Paths of all data files that a run of ``config`` reads if they are there."""
-    folder, name = Path(config["data_path"]), config["dataset"]
-    files = [folder / f"{name}{ending}" for ending in ATOMIC_FILES]
-    return (*files, *(Path(config[key]) for key in CONTENT_FILES if config[key]))
-
-
-def data_hash(files):
-    """Hash of the bytes of those of ``files`` that are there."""
-    states = [(path, path.stat()) for path in files if path.is_file()]
-    return content_hash([(path.name, _file_hash(path, state.st_mtime_ns, state.st_size)) for path, state in states])
-
-
-@functools.cache
-def _file_hash(path, modified, size):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()

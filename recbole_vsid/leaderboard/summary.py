@@ -70,8 +70,9 @@ class Row:
         return [record["seed"] for record in self.records]
 
     def mean(self, name):
-        """Mean over seeds of a cost."""
-        return float(np.mean([record["cost"][name] for record in self.records]))
+        """Mean over seeds of a cost, of those whose record has it; NaN if none has."""
+        found = [record["cost"][name] for record in self.records if name in record["cost"]]
+        return float(np.mean(found)) if found else float("nan")
 
     @property
     def seconds(self):
@@ -150,15 +151,15 @@ def _board(records, wanted):
         best[protocol] = best_row.entry if best_row else None
         for metric in metrics:
             _judge(rows, best_row, protocol, metric)
-    protocol = {name: records[0]["protocol"][name] for name in SAME}
+    protocol = {name: records[0]["protocol"].get(name) for name in SAME}
     left_out = len(records) - sum(len(row.records) for row in rows)
     return Board(records[0]["dataset"], protocol, cutoff, rows, best, left_out)
 
 
 def _cutoffs(records):
-    """The cut-offs at which all have both NDCG and Recall."""
-    names = set.intersection(*(set(record["test_result"][KEPT]) for record in records))
-    cutoffs = {int(name.partition("@")[2]) for name in names if name.startswith("ndcg@")}
+    """The cut-offs at which all have both NDCG and Recall under both protocols."""
+    names = set.intersection(*(set(record["test_result"][name]) for record in records for name in PROTOCOL_NAMES))
+    cutoffs = {int(name[5:]) for name in names if name.startswith("ndcg@") and name[5:].isdecimal()}
     return {cutoff for cutoff in cutoffs if f"recall@{cutoff}" in names}
 
 

@@ -118,18 +118,22 @@ def test_an_interrupted_leaderboard_goes_on(small_settings):
     assert "Resuming after epoch" in (folder / "run.log").read_text()
 
 
-def test_a_run_goes_on_only_with_the_files_it_started_from(settings, monkeypatch):
-    (planned,) = plan(["VLSID"], ["toy"], [1], config_dict=settings)
-    planned.folder.mkdir(parents=True)
-    for name in ("best.pth", "last.pth"):
-        (planned.folder / name).touch()
-    monkeypatch.setattr(execution, "Job", lambda run, n_threads, resume: SimpleNamespace(resumed=resume))
-    resumed = []
-    for files in (None, "other", planned.data_hash):
-        if files is not None:
-            (planned.folder / "data_hash").write_text(files)
-        resumed.append(execution._start(planned, 0, Console(file=StringIO())).resumed)
-    assert resumed == [False, False, True]
+def test_what_cannot_go_on_starts_anew_once(settings, monkeypatch):
+    started = []
+
+    def job(run, n_threads, resume, keep_log):
+        started.append((resume, keep_log))
+        process = SimpleNamespace(poll=lambda: 1, returncode=1)
+        facts = {"run": run, "process": process, "resumed": resume, "seconds": 1.0, "log": "run.log"}
+        return SimpleNamespace(**facts, failure=lambda: "damaged", progress=lambda: "")
+
+    monkeypatch.setattr(execution, "Job", job)
+    monkeypatch.setattr(execution, "is_interrupted", lambda *_: True)
+    monkeypatch.setattr(execution, "POLL_SECONDS", 0)
+    failures, _, printed = run(settings, ["VLSID"])
+    assert started == [(True, False), (False, True)]
+    assert "goes on" in printed and "could not go on (damaged), it starts anew" in printed
+    assert list(failures.values()) == ["damaged (log: run.log)"]
 
 
 def test_what_failed_before_an_interruption_is_reported(settings, tmp_path, monkeypatch):
@@ -197,7 +201,7 @@ def test_durations(seconds, words):
 def test_processors_are_shared(settings, monkeypatch):
     started = []
 
-    def not_started(run, n_threads, resume):
+    def not_started(run, n_threads, resume, keep_log):
         started.append(n_threads)
         raise OSError("no processes here")
 

@@ -56,3 +56,31 @@ def test_a_foreign_line_is_named(tmp_path, line):
     with pytest.raises(ValueError, match=r"results\.jsonl, line 1 is not a result record"):
         Results(tmp_path)
     assert results.path.read_text() == f"{line}\n{text}", "nothing is lost"
+
+
+def test_what_another_process_added_meanwhile_is_neither_lost_nor_added_again(tmp_path):
+    ours, theirs = Results(tmp_path), Results(tmp_path)
+    first, second = seeds("SASRec", [0.1, 0.2])
+    theirs.add(first)
+    ours.add({**first, "seconds": 1.0})
+    ours.add(second)
+    assert list(ours.records) == [key(first), key(second)] and ours.records[key(first)] == first
+    assert len(ours.path.read_text().splitlines()) == 2
+
+
+def test_a_line_that_cannot_be_written_whole_is_taken_back(tmp_path, monkeypatch):
+    results = Results(tmp_path)
+    first, second = seeds("SASRec", [0.1, 0.2])
+    results.add(first)
+    before = results.path.read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            results.add(second)
+    assert results.path.read_bytes() == before and key(second) not in results.records
+    results.add(second)
+    assert list(Results(tmp_path).records) == [key(first), key(second)]
