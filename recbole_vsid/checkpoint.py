@@ -20,7 +20,8 @@ from recbole_vsid.storage import load_checkpoint
 NONE = type(None)
 NUMBER = (int, float)
 
-# A kind is a type or several, [kind] a list of it, {kind: kind} a mapping; a mapping with names has at least those.
+# A kind is a type, a tuple of kinds any of which will do, [kind] a list of it or {kind: kind} a mapping; a mapping with
+# names has at least those.
 REPORT = {
     "tokenizer": str,
     "content_seconds": NUMBER,
@@ -57,7 +58,7 @@ PROGRESS = {
     "cur_step": int,
     "best_valid_score": NUMBER,
     "best_valid_result": METRICS,
-    "best_protocols": {str: METRICS},
+    "best_protocols": ({str: METRICS}, NONE),
     "learning_curve": [{"epoch": int, "seconds": NUMBER, "train_loss": NUMBER, "valid_score": NUMBER}],
     "train_loss": {int: NUMBER},
     "train_seconds": NUMBER,
@@ -100,6 +101,11 @@ def _read(path, parts, device):
         finding = finding or _mismatch(state["tokenizer_report"], REPORT, "tokenizer_report")
     if finding is None and state["epoch"] < 0:
         finding = f"its part epoch is {state['epoch']}"
+    if finding is None and state["semantic_ids"] is not None:
+        try:
+            unpack_table(state["semantic_ids"])
+        except ValueError as error:
+            finding = f"its part semantic_ids is odd: {error}"
     if finding:
         raise ValueError(f"{path} is no checkpoint that can be used: {finding}; name the best.pth or last.pth of a run")
     return state
@@ -109,14 +115,17 @@ def _mismatch(value, kind, where):
     """What of ``value`` is not of ``kind``, in words; None if all is."""
     if isinstance(kind, list):
         if not isinstance(value, (list, tuple)):
-            return f"its part {where} is a {type(value).__name__}, not a list"
+            return f"its part {where} is of the kind {type(value).__name__}, not a list"
         found = (_mismatch(entry, kind[0], f"{where}[{position}]") for position, entry in enumerate(value))
         return next(filter(None, found), None)
+    if isinstance(kind, tuple):
+        findings = [_mismatch(value, each, where) for each in kind]
+        return findings[0] if all(findings) else None
     if not isinstance(kind, dict):
-        odd = not isinstance(value, kind) or (isinstance(value, bool) and kind in (int, NUMBER))
-        return f"its part {where} is a {type(value).__name__}" if odd else None
+        odd = not isinstance(value, kind) or (isinstance(value, bool) and kind in NUMBER)
+        return f"its part {where} is of the kind {type(value).__name__}" if odd else None
     if not isinstance(value, dict):
-        return f"its part {where} is a {type(value).__name__}, not a mapping"
+        return f"its part {where} is of the kind {type(value).__name__}, not a mapping"
     if all(isinstance(name, str) for name in kind):
         for name, entry in kind.items():
             part = f"{where}.{name}" if where else name
@@ -165,6 +174,8 @@ def _refuse_not_finite(path, tensors):
 def check_optimizer(path: str | Path, given: Mapping, optimizer: torch.optim.Optimizer) -> None:
     """Refuse the state of an optimizer that ``optimizer`` could not go on with.
 
+    Its settings, like learning rates, are not looked at: those of the configuration hold.
+
     Raises:
         ValueError: naming the file and what of the optimizer is odd.
     """
@@ -174,12 +185,8 @@ def check_optimizer(path: str | Path, given: Mapping, optimizer: torch.optim.Opt
         raise ValueError(f"{odd}: {len(given['param_groups'])} groups, not {len(own['param_groups'])}")
     parameters = {}
     for number, (theirs, ours) in enumerate(zip(given["param_groups"], own["param_groups"])):
-        if theirs.keys() != ours.keys() or theirs["params"] != ours["params"]:
-            names = sorted(theirs.keys() ^ ours.keys()) or ["params"]
-            raise ValueError(f"{odd}: group {number} differs in {', '.join(names)}")
-        for name, value in ours.items():
-            if not _alike(theirs[name], value):
-                raise ValueError(f"{odd}: {name} of group {number} is {theirs[name]!r}")
+        if theirs["params"] != ours["params"]:
+            raise ValueError(f"{odd}: group {number} is of other parameters")
         group = optimizer.param_groups[number]
         kept = _kept_per_parameter(optimizer, group)
         parameters.update({place: (each, kept) for place, each in zip(ours["params"], group["params"])})
@@ -197,15 +204,6 @@ def check_optimizer(path: str | Path, given: Mapping, optimizer: torch.optim.Opt
     if missing:
         raise ValueError(f"{odd}: it has no state of parameter {min(missing)}")
     _refuse_not_finite(path, tensors_of(given["state"], "optimizer"))
-
-
-def _alike(value, own):
-    """Whether a setting of an optimizer's group is of the kind of its ``own``; numbers may differ in kind."""
-    if isinstance(own, (list, tuple)):
-        return isinstance(value, (list, tuple)) and len(value) == len(own) and all(map(_alike, value, own))
-    if isinstance(own, NUMBER) and not isinstance(own, bool):
-        return isinstance(value, NUMBER) and not isinstance(value, bool)
-    return type(value) is type(own)
 
 
 def _kept_per_parameter(optimizer, group):

@@ -106,10 +106,11 @@ class FiniteTrainingMixin:
                 yield f"the weight {name!r}", tensor
 
     def _not_finite(self, finding, step):
-        if any(file.name == "last.pth" for file in self.saved_files):
+        kept = [file for file in self.saved_files if file.is_file()]
+        if self.folder / "last.pth" in kept:
             way_on = f"The last good state is {self.folder / 'last.pth'}, from which --resume=true goes on"
-        elif self.saved_files:
-            way_on = f"The last good weights are in {self.saved_files[-1]}"
+        elif kept:
+            way_on = f"The last good weights are in {kept[-1]}"
         else:
             way_on = "Nothing was saved before"
         advice = "If it comes again, lower learning_rate or set clip_grad_norm: '{max_norm: 1}'"

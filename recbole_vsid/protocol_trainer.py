@@ -48,7 +48,7 @@ class ProtocolTrainerMixin(FiniteTrainingMixin):
         self.train_seconds = self.evaluation_seconds = 0.0
         self.trained_examples = self.evaluated_users = 0
         self._best_other_parameter = None
-        self._in_halves = False
+        self._in_halves, self._users_without_order = False, 0
 
     def _train_epoch(self, train_data, *args, **kwargs):
         started = time.perf_counter()

@@ -100,6 +100,7 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
         check_writable(run_folder(config) / name, "checkpoint_dir")
     if config["result_file"]:
         check_writable(config["result_file"], "result_file")
+    check_writable(Path("log_tensorboard") / "events", "TensorBoard")
     remove_stale(run_folder(config))
     config.set_up_process()
     logger = getLogger()

@@ -213,12 +213,8 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
         try:
             save_checkpoint(file, state)
         except OSError as error:
-            kept = (
-                f"--resume=true would go on from the {file.name} of an earlier epoch"
-                if file in self.saved_files
-                else ""
-            )
-            self.logger.warning(f"{error}; the run goes on. {kept or 'It cannot be resumed'}; see checkpoint_dir")
+            resume = f"--resume=true goes on from the {file.name} before" if file.is_file() else "It cannot be resumed"
+            self.logger.warning(f"{error}; the run goes on. {resume}. See checkpoint_dir")
         else:
             self.saved_files.append(file)
 
@@ -252,7 +248,8 @@ class GenerativeTrainer(ProtocolTrainerMixin, Trainer):
         self.model.load_state_dict(state["state_dict"])
         self.average.reset(state["average_steps"])
         self.model.load_state_dict(state["raw_state_dict"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        settings = self.optimizer.state_dict()["param_groups"]  # of this run's configuration
+        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": settings})
         self.start_epoch = state["epoch"] + 1
         self._continue(state["progress"])
         restore_random_state(state["random"])
