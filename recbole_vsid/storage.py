@@ -14,6 +14,7 @@ import re
 import stat
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -199,7 +200,9 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickles of other programs
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
         raise
     except Exception as error:  # torch's RuntimeError, UnpicklingError, EOFError, ... advise to unpickle the file
