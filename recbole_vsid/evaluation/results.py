@@ -14,7 +14,8 @@ from recbole_vsid.evaluation.collector import KEPT, PROTOCOL_NAMES
 from recbole_vsid.evaluation.machine import machine
 from recbole_vsid.storage import read_json
 
-LARGEST = 1e15  # of metrics and seconds in other records
+# Metrics and seconds, and letters of a name, that are believed of other records.
+LARGEST, LONGEST = 1e15, 60
 
 
 def protocol(config, dataset, n_users, selected_by):
@@ -155,6 +156,6 @@ def _finite(value):
 
 def _name(value):
     """A name or number of a record that anybody may have written: no markup, nothing that is not printable."""
-    if value is None or isinstance(value, (dict, list)):
+    if not isinstance(value, (str, int)) or isinstance(value, bool):
         return "-"
-    return escape("".join(letter for letter in str(value) if letter.isprintable())) or "-"
+    return escape("".join(letter for letter in str(value) if letter.isprintable())[:LONGEST]) or "-"
