@@ -64,7 +64,7 @@ def test_every_output_setting_takes_plain_files_only(arguments, refused, tmp_pat
         "result_file": arguments("Pop", epochs=1),
         "table_file": ["tokenize", *table, "--table_format=codes"],
         "explorer_file": ["explore", *table],
-        "output_file": ["tune", *arguments("VLSID", epochs=1)],
+        "output_file": ["tune", "--model=VLSID", "--dataset=toy", data],
         "recommendations_file": ["recommend", "--checkpoint=never-opened.pth"],
     }.items():
         refused([*command, f"--{setting}={out}"], f"{setting}=", kind, "not a file")
