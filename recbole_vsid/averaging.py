@@ -6,6 +6,7 @@ still large learning rate leaves in the weights; the choice of the best epoch th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -41,6 +42,10 @@ class WeightAverage:
     def _swap(self):
         for parameter, average in zip(self.model.parameters(), self._average):
             parameter.data, average.data = average.data, parameter.data
+
+    def named(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The averages, each with the name of its parameter."""
+        yield from zip((name for name, _ in self.model.named_parameters()), self._average)
 
     @contextmanager
     def applied(self):

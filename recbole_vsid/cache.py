@@ -33,8 +33,6 @@ SOURCES = (
     "data/hook.py",
 )
 
-STALE_SECONDS = 3600
-
 
 @functools.lru_cache(maxsize=1)
 def code_version():
@@ -61,7 +59,7 @@ def cached(folder, kind, key, build):
         return (*_build(build), False)
     key = {**key, "kind": kind, "code": code_version()}
     path = Path(folder) / f"{kind}-{content_hash(key)}.safetensors"
-    if path.exists():
+    if path.is_file():
         try:
             return (*_read(path, key), True)
         except ValueError as error:
@@ -69,7 +67,6 @@ def cached(folder, kind, key, build):
     tensors, values = _build(build)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        _remove_stale(path)
         _write(path, key, tensors, values)
     except OSError as error:  # the work of minutes is not thrown away for want of a place to keep it
         getLogger().warning(f"cache entry {path} cannot be written ({error}); cache_dir={str(folder)!r} can be changed")
@@ -112,13 +109,3 @@ def _checksum(text, tensors):
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _remove_stale(path):
-    """Remove what killed processes left of this entry; a younger file may be another process at work."""
-    for leftover in path.parent.glob(f"{path.name}.*.tmp"):
-        try:
-            if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
-                leftover.unlink()
-        except FileNotFoundError:
-            pass  # the other process was faster

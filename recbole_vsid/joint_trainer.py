@@ -12,8 +12,9 @@ import time
 import torch
 from torch.nn.utils import clip_grad_norm_
 
+from recbole_vsid.checkpoint import PROGRESS, unpack_table
 from recbole_vsid.scalars import write_values
-from recbole_vsid.trainer import GenerativeTrainer, unpack_table
+from recbole_vsid.trainer import GenerativeTrainer
 
 # A coordinate of a codeword moves by at most its learning rate per update; summed over the training that may be this
 # share of the spread of the last level's codewords.
@@ -38,6 +39,8 @@ class JointTrainer(GenerativeTrainer):
         code_watch: one dict per new table: the epoch, its means of the loss terms, the norm of the gradient that the
             recommendation loss alone has at the codebooks (first batch), drift, and the model's ``diagnostics``.
     """
+
+    progress_fields = {**PROGRESS, "code_watch": [{str: object}]}
 
     def __init__(self, config, model):
         super().__init__(config, model)
@@ -164,6 +167,10 @@ class JointTrainer(GenerativeTrainer):
 
     def _progress(self):
         return {**super()._progress(), "code_watch": self.code_watch}
+
+    def _continue(self, progress):
+        super()._continue(progress)
+        self.code_watch = progress["code_watch"]
 
 
 def _in_words(row):

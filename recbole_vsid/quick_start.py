@@ -13,16 +13,18 @@ import torch
 from recbole.data.utils import create_samplers, get_dataloader
 from recbole.utils import init_seed
 
+from recbole_vsid.checkpoint import check_weights, read_continuation, read_weights, unpack_table
 from recbole_vsid.config import Config
 from recbole_vsid.data.dataset import dataset_class
 from recbole_vsid.evaluation import results
 from recbole_vsid.evaluation.machine import request_milliseconds
+from recbole_vsid.journal import forgive_log_files
 from recbole_vsid.locks import sole_writer
 from recbole_vsid.needs import check_columns, told_in_one_line
 from recbole_vsid.run_files import DataNote
 from recbole_vsid.semantic_id.report import print_diagnostics
-from recbole_vsid.storage import check_writable, load_checkpoint, write_json
-from recbole_vsid.trainer import run_folder, trainer_class, unpack_table
+from recbole_vsid.storage import check_writable, remove_stale, write_json
+from recbole_vsid.trainer import run_folder, trainer_class
 
 
 def build_data(config, checkpoint=None):
@@ -96,10 +98,13 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, saved
         with tempfile.TemporaryDirectory() as folder:  # the best epoch must be kept somewhere until the test
             return run(model, dataset, config_file_list, {**(config_dict or {}), "checkpoint_dir": folder})
     config = Config(model, dataset, config_file_list, config_dict)
-    check_writable(run_folder(config) / "best.pth", "checkpoint_dir")
+    for name in ("best.pth", "last.pth", "result.json"):
+        check_writable(run_folder(config) / name, "checkpoint_dir")
     if config["result_file"]:
         check_writable(config["result_file"], "result_file")
+    check_writable(Path("log_tensorboard") / "events", "TensorBoard")
     with sole_writer(run_folder(config), "checkpoint_dir"):
+        remove_stale(run_folder(config))
         return _train_and_test(config)
 
 
@@ -107,6 +112,7 @@ def _train_and_test(config):
     """:func:`run` when everything about its settings is known to be usable."""
     config.set_up_process()
     logger = getLogger()
+    forgive_log_files(logger)
     logger.debug(config)
     last = _last_checkpoint(config, logger)
     note = DataNote(config, run_folder(config), resumed=last is not None)
@@ -163,12 +169,10 @@ def _last_checkpoint(config, logger):
     if not path.with_name("best.pth").is_file():
         raise FileNotFoundError(f"resume=True: there is no best.pth beside {path}; start anew without resume")
     try:
-        state = load_checkpoint(path)
+        read_weights(path.with_name("best.pth"))  # known now, not in the test after the last epoch
+        return read_continuation(path, config.model_class.trainer_class.progress_fields)
     except ValueError as error:
         raise ValueError(f"resume=True: {error}; start anew without resume") from error
-    if not isinstance(state, dict) or "progress" not in state:
-        raise ValueError(f"resume=True: {path} is no `last` checkpoint of this package; start anew without resume")
-    return state
 
 
 def load(checkpoint, config_dict=None):
@@ -182,12 +186,10 @@ def load(checkpoint, config_dict=None):
         (Config, dataset, loaders, model); the model is in eval mode.
 
     Raises:
-        ValueError: the file is damaged or another program's, the model keeps more than tensors and plain values, or the
-            data have changed under one of RecBole's, which know users and items by running numbers only.
+        ValueError: the file is damaged, another program's or holds NaN, the model keeps more than tensors and plain
+            values, or the data have changed under one of RecBole's, which know users and items by running numbers only.
     """
-    state = load_checkpoint(checkpoint)
-    if not isinstance(state, dict) or not {"model", "settings", "state_dict", "data_fingerprint"} <= set(state):
-        raise ValueError(f"{checkpoint} is no checkpoint of this package; name the best.pth or last.pth of a run")
+    state = read_weights(checkpoint)
     config = Config(state["model"], state["dataset"], config_dict={**state["settings"], **(config_dict or {})})
     init_seed(config["seed"], config["reproducibility"])
     dataset, loaders = build_data(config, state)
@@ -203,6 +205,7 @@ def load(checkpoint, config_dict=None):
         raise ValueError(
             f"{checkpoint}: {state['model']} keeps {sorted(missing)}, which no safe file holds; train it again"
         )
+    check_weights(checkpoint, state, model)
     model.load_state_dict(state["state_dict"])
     model.load_other_parameter(state["other_parameter"])
     return config, dataset, loaders, model.eval()

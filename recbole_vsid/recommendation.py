@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from recbole_vsid.data.sequences import EventLog
 from recbole_vsid.decoding.ranking import best_items
+from recbole_vsid.memory import is_out_of_memory, told_what_to_lower
 from recbole_vsid.quick_start import load
 from recbole_vsid.storage import atomic_path
 
@@ -216,9 +217,22 @@ class _Ranker:
         order = np.argsort(rows, kind="stable")
         return self._table(queries.names, rows[order], items[order], scores[order])
 
-    @torch.no_grad()
     def _scores(self, queries, rows):
-        """Scores of all items, ``[len(rows), n_items]``."""
+        """Scores of all items, ``[len(rows), n_items]``; if memory runs out, made in two halves."""
+        try:
+            return self._scores_at_once(queries, rows)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        torch.cuda.empty_cache()  # not in the handler, which would keep all that the error's frames hold
+        beam = f", beam_width={self.config['beam_width']}" if self.searches else ""
+        settings = f"eval_batch_size={self.config['eval_batch_size']}{beam}"
+        with told_what_to_lower("recommend, even with half of the users at once,", settings):
+            halves = filter(len, np.array_split(rows, 2))
+            return torch.cat([self._scores_at_once(queries, half).cpu() for half in halves])
+
+    @torch.no_grad()
+    def _scores_at_once(self, queries, rows):
         interaction = self.transform(self.dataset, self._interaction(queries, rows)).to(self.config["device"])
         try:
             if not self.by_pairs:

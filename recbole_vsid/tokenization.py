@@ -43,15 +43,17 @@ def tokenize(dataset=None, config_file_list=None, config_dict=None, table_file=N
     """
     config = Config(SemanticIDsOnly, dataset, config_file_list, config_dict)
     file = Path(table_file or default_file(config, "safetensors"))
-    check_writable(file, "table_file")
     ids = file.with_name(file.stem + ".ids.txt") if format_of(file, table_format) in NUMBERED else None
+    diagnostics = file.with_name(file.stem + ".diagnostics.json")
+    for output in filter(None, (file, ids, diagnostics)):
+        check_writable(output, "table_file")
     config.set_up_process()
     data = SemanticIDDataset(config)
     getLogger().info(data)
     data.build()
     table, report = data.semantic_ids, data.tokenizer_report
     write_table(table, file, table_format, ids)
-    write_json(file.with_name(file.stem + ".diagnostics.json"), {**report, "provenance": table.provenance})
+    write_json(diagnostics, {**report, "provenance": table.provenance})
     return {**report, "table": table, "file": file}
 
 

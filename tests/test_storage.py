@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import socket
 import stat
+import time
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from recbole_vsid.storage import (
+    STALE_SECONDS,
     atomic_path,
     check_name,
+    check_writable,
+    checksum,
     content_hash,
     load_checkpoint,
     read_json,
+    remove_stale,
     save_checkpoint,
     write_json,
 )
@@ -133,3 +146,268 @@ def test_usable_names(name):
 def test_names_that_could_leave_the_folder_are_refused(name):
     with pytest.raises(ValueError, match="dataset="):
         check_name(name, "dataset")
+
+
+# ------------------------------------------------------------------ checksums
+
+STATE = {
+    "weights": torch.linspace(-1, 1, 400),
+    "half": torch.ones(3, 2, dtype=torch.bfloat16),
+    "flags": torch.tensor([True, False]),
+    "scalar": torch.tensor(2.5),
+    "none": torch.zeros(0, 3),
+    "epoch": 3,
+    "settings": {"rate": 0.1, "names": ["a", "b"], "nothing": None, "on": True, 7: (1, 2)},
+}
+
+
+def test_a_checksum_follows_every_name_kind_shape_and_bit():
+    others = [
+        {**STATE, "epoch": 4},
+        {**STATE, "epoch": 3.0},
+        {**STATE, "epoch": "3"},
+        {**STATE, "scalar": torch.tensor(2.5, dtype=torch.float64)},
+        {**STATE, "half": STATE["half"].T},
+        {**STATE, "none": torch.zeros(3, 0)},
+        {**STATE, "weights": -STATE["weights"].flip(0) + 0.0 * STATE["weights"] + torch.eye(400)[0] * 1e-7},
+        {**STATE, "settings": {**STATE["settings"], "names": ["ab"]}},
+        {**STATE, "settings": {**STATE["settings"], "names": ("a", "b")}},
+        {**STATE, "settings": {**STATE["settings"], "on": 1}},
+        {**STATE, "new": None},
+        {key: value for key, value in STATE.items() if key != "epoch"},
+    ]
+    found = {checksum(state) for state in (STATE, *others)}
+    assert len(found) == 1 + len(others) and all(len(each) == 64 for each in found)
+    copied = {**STATE, "weights": torch.stack([STATE["weights"]] * 2, 1)[:, 0]}  # the same numbers, strided
+    assert checksum(copied) == checksum(STATE)
+    sparse = [torch.sparse_coo_tensor([[0, 2]], values, (4,), check_invariants=True) for values in ([1.0, 2], [1.0, 3])]
+    assert checksum(sparse[0]) != checksum(sparse[1]) and checksum(sparse[0]) == checksum(sparse[0].clone())
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path):
+    save_checkpoint(tmp_path / "x.pth", STATE)
+    loaded = load_checkpoint(tmp_path / "x.pth")
+    assert checksum(loaded) == checksum(STATE) and loaded.keys() == STATE.keys()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "x.pth"
+    save_checkpoint(path, STATE)
+    return path, path.read_bytes()
+
+
+@settings(max_examples=150, deadline=None)
+@given(place=st.integers(0, 10**6), bit=st.integers(0, 7))
+def test_a_flipped_bit_never_changes_a_value(saved, place, bit):
+    """Most are refused; those in the archive's own fields that nobody reads change nothing."""
+    path, whole = saved
+    damaged = bytearray(whole)
+    damaged[place % len(whole)] ^= 1 << bit
+    path.write_bytes(damaged)
+    try:
+        loaded = load_checkpoint(path)
+    except ValueError as error:
+        assert "x.pth" in str(error) and len(str(error)) < len(str(path)) + 120
+    else:
+        assert checksum(loaded) == checksum(STATE)
+
+
+def test_flipped_bits_of_numbers_are_refused(saved):
+    path, whole = saved
+    raw = STATE["weights"].numpy().tobytes()
+    assert whole.count(raw) == 1
+    for place in range(0, len(raw), 97):
+        damaged = bytearray(whole)
+        damaged[whole.index(raw) + place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="x.pth is damaged: its content does not match its checksum"):
+            load_checkpoint(path)
+
+
+@pytest.mark.parametrize("state", [{"weights": torch.ones(2)}, torch.ones(2), [1], {}])
+def test_files_without_a_checksum_are_of_an_older_version(tmp_path, state):
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="x.pth has no checksum: it is of an older version"):
+        load_checkpoint(tmp_path / "x.pth")
+
+
+def test_a_wrong_file_gives_one_short_line(tmp_path):
+    (tmp_path / "x.pth").write_bytes(pickle.dumps({"weights": Malicious}))
+    with pytest.raises(ValueError) as raised, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_checkpoint(tmp_path / "x.pth")
+    words = str(raised.value).removeprefix(str(tmp_path / "x.pth"))
+    assert words == " is not a checkpoint of this package: damaged, or written by another program"
+
+
+# --------------------------------------------------------------- places to write
+
+
+def make_socket(path):
+    here = Path.cwd()
+    os.chdir(path.parent)  # the path of a socket may not be long
+    try:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+def make_link(target):
+    def make(path):
+        (path.parent / "target").write_text("mine")
+        (path.parent / "folder").mkdir()
+        path.symlink_to(path.parent / target)
+
+    return make
+
+
+IN_THE_WAY = {
+    "a FIFO": os.mkfifo if os.name == "posix" else None,
+    "a socket": make_socket,
+    "a folder": Path.mkdir,
+    "a link": make_link("target"),
+    "a link to nothing": make_link("gone"),
+    "a link to a folder": make_link("folder"),
+}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kinds of files are POSIX's")
+@pytest.mark.parametrize("kind", IN_THE_WAY)
+def test_what_is_no_plain_file_is_never_replaced(tmp_path, kind):
+    path = tmp_path / "out.json"
+    IN_THE_WAY[kind](path)
+    before = {each: os.lstat(each).st_mode for each in tmp_path.iterdir()}
+    words = " ".join(kind.split()[:2])
+    with pytest.raises(OSError, match=f"result_file='.*out.json' is {words}, not a file"):
+        check_writable(path, "result_file")
+    with pytest.raises(OSError, match=f"out.json is {words}, not a file"):
+        write_json(path, {})
+    assert {each: os.lstat(each).st_mode for each in tmp_path.iterdir()} == before
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/null"), reason="devices are POSIX's")
+def test_a_device_is_refused():
+    with pytest.raises(OSError, match="output_file='/dev/null' is a device"):
+        check_writable("/dev/null", "output_file")  # only looked at: as root a write would replace it
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("x" * 300, "is not usable as a path|cannot be written"),
+        ("y" * 250, "cannot be written"),
+        ("a\0b", "not usable"),
+    ],
+)
+def test_paths_that_are_none(path, words):
+    with pytest.raises(OSError, match=f"table_file=.*({words})"):
+        check_writable(path, "table_file")
+
+
+def test_places_that_can_be_written(tmp_path):
+    (tmp_path / "there").write_text("x")
+    (tmp_path / "linked").symlink_to(tmp_path, target_is_directory=True)
+    for path in ("there", "new", "new/folder/file", "linked/file", "linked/new/file"):
+        check_writable(tmp_path / path, "result_file")
+    assert names(tmp_path) == ["linked", "there"], "the check leaves nothing"
+    (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
+    for path in ("there/file", "lost/file"):
+        with pytest.raises(OSError, match="is not a folder"):
+            check_writable(tmp_path / path, "result_file")
+
+
+# ------------------------------------------------------------------- full disks
+
+
+@contextmanager
+def full_disk(n_bytes):
+    """Within the block no file can grow beyond ``n_bytes``."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+WRITERS = {
+    "json": lambda path: write_json(path, ["x" * 9] * 9999),
+    "checkpoint": lambda path: save_checkpoint(path, {"weights": torch.zeros(99_999)}),
+    "safetensors": lambda path: _atomically(path, lambda file: save_file({"x": torch.zeros(99_999)}, file)),
+    "npy": lambda path: _atomically(path, lambda file: np.save(file.open("wb"), np.zeros(99_999))),
+    "torch": lambda path: _atomically(path, lambda file: torch.save(torch.zeros(99_999), file)),
+}
+
+
+def _atomically(path, write):
+    with atomic_path(path) as temporary:
+        write(temporary)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_leaves_what_was_whole(tmp_path, writer):
+    path = tmp_path / "file.out"
+    path.write_text("old")
+    other = tmp_path / "last.pth"
+    other.write_text("kept")
+    with full_disk(5000), pytest.raises(OSError, match="file.out cannot be written: "):
+        WRITERS[writer](path)
+    assert path.read_text() == "old" and names(tmp_path) == ["file.out", "last.pth"]
+
+
+def test_what_a_new_file_voids_stays_until_it_is_there(tmp_path):
+    best, last = tmp_path / "best.pth", tmp_path / "last.pth"
+    last.write_text("of the run before")
+    with full_disk(5000), pytest.raises(OSError):
+        save_checkpoint(best, {"weights": torch.zeros(99_999)}, voids=[last])
+    assert names(tmp_path) == ["last.pth"]
+    save_checkpoint(best, STATE, voids=[last])
+    assert names(tmp_path) == ["best.pth"]
+
+
+def test_errors_of_other_files_are_told_as_they_are(tmp_path):
+    with pytest.raises(FileNotFoundError, match="other.csv"), atomic_path(tmp_path / "x"):
+        (tmp_path / "other.csv").read_text()
+    with pytest.raises(OSError, match="x cannot be written: No space left"), atomic_path(tmp_path / "x"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+# --------------------------------------------------------------- what is left over
+
+
+def test_temporary_files_of_killed_processes_are_removed(tmp_path):
+    old, young = time.time() - STALE_SECONDS - 60, time.time() - STALE_SECONDS / 2
+    left = {"file.json.abcd_123.tmp": old, "file.json.abcdefgh.tmp": young, "other.json.abcdefgh.tmp": old,
+            "file.json.tmp": old, "my.notes.tmp": old, "file.json": old}  # fmt: skip
+    for name, changed in left.items():
+        (tmp_path / name).write_text("x")
+        os.utime(tmp_path / name, (changed, changed))
+    (tmp_path / "folder.abcdefgh.tmp").mkdir()
+    os.utime(tmp_path / "folder.abcdefgh.tmp", (old, old))
+    write_json(tmp_path / "file.json", {})
+    kept = set(left) - {"file.json.abcd_123.tmp"}
+    assert set(names(tmp_path)) == kept | {"folder.abcdefgh.tmp"}
+    remove_stale(tmp_path)
+    assert set(names(tmp_path)) == kept - {"other.json.abcdefgh.tmp"} | {"folder.abcdefgh.tmp"}
+    remove_stale(tmp_path / "no such folder")
+
+
+def test_names_with_wildcards_are_names(tmp_path):
+    for name in ("x.abcdefgh.tmp", "[x].abcdefgh.tmp"):
+        (tmp_path / name).write_text("x")
+        os.utime(tmp_path / name, (1, 1))
+    write_json(tmp_path / "[x]", {})
+    assert names(tmp_path) == ["[x]", "x.abcdefgh.tmp"]
+
+
+def test_files_are_flushed_through_a_handle_that_may_write(tmp_path, monkeypatch):
+    """Windows refuses to flush others."""
+    fcntl = pytest.importorskip("fcntl")
+    modes = []
+    monkeypatch.setattr(os, "fsync", lambda handle: modes.append(fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE))
+    write_json(tmp_path / "x", {})
+    assert modes == [os.O_RDWR]

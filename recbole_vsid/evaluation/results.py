@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import recbole_vsid
@@ -12,6 +13,9 @@ from recbole_vsid.evaluation.breakdown import breakdown
 from recbole_vsid.evaluation.collector import KEPT, PROTOCOL_NAMES
 from recbole_vsid.evaluation.machine import machine
 from recbole_vsid.storage import read_json
+
+# Metrics and seconds, and letters of a name, that are believed of other records.
+LARGEST, LONGEST = 1e15, 60
 
 
 def protocol(config, dataset, n_users, selected_by):
@@ -89,7 +93,7 @@ def print_record(result, console=None):
     facts = Table(title="protocol and cost", show_header=False)
     diagnostics = {name: _number(value) for name, value in result["diagnostics"].items()}
     for key, value in {**result["protocol"], **result["cost"], **diagnostics}.items():
-        facts.add_row(key.replace("_", " "), str(value))
+        facts.add_row(key.replace("_", " "), escape(str(value)))
     console.print(facts)
 
 
@@ -100,25 +104,28 @@ def _number(value):
 def comparable(result, folder):
     """Records below ``folder`` of the same data, split and ranking as ``result``, best first.
 
-    Which protocol selected a model may differ between them; it stands in each record.
+    Which protocol selected a model may differ between them; it stands in each record. Files that are no records of
+    this package are left out; of odd ones is kept what can be read.
     """
     same = ("split", "order", "ranking", "candidates", "test_users", "data_fingerprint")
     found = []
     for path in sorted(Path(folder).glob("*/result.json")):
         try:
-            other = read_json(path)
-            if (
-                all(other["protocol"].get(key) == result["protocol"][key] for key in same)
-                and other["test_result"][KEPT]
-            ):
-                found.append(other)
-        except (ValueError, KeyError, AttributeError, TypeError):
-            continue  # not one of our records
-    return sorted(found, key=lambda each: -each["test_result"][KEPT].get("ndcg@10", 0.0))
+            other = read_json(path) if path.is_file() else None
+        except (ValueError, OSError):
+            continue
+        if all(_at(other, "protocol", key) == result["protocol"][key] for key in same) and _at(
+            other, "test_result", KEPT
+        ):
+            found.append(other)
+    return sorted(found, key=lambda each: -(_finite(_at(each, "test_result", KEPT, "ndcg@10")) or 0.0))
 
 
 def print_comparison(results, console=None):
-    """One line per record: the leaderboard of what has been run here under one protocol."""
+    """One line per record: the leaderboard of what has been run here under one protocol.
+
+    What a record does not hold, or not as a finite number, prints as -.
+    """
     console = console or Console()
     table = Table(title="Results here on the same data, split and candidates (test)")
     for column in ("model", "semantic IDs", "seed"):
@@ -127,8 +134,29 @@ def print_comparison(results, console=None):
         table.add_column(f"NDCG@10\n{label}", justify="right")
     table.add_column("training\nseconds", justify="right")
     for each in results:
-        scores = [each["test_result"][name].get("ndcg@10") for name in PROTOCOL_NAMES]
-        seconds = each["cost"]["training_seconds"] + each["cost"]["tokenizer_seconds"]
-        table.add_row(each["model"], each["tokenizer"] or "-", str(each["seed"]),
-                      *("-" if score is None else _number(score) for score in scores), f"{seconds:.0f}")  # fmt: skip
+        names = [_name(_at(each, key)) for key in ("model", "tokenizer", "seed")]
+        scores = [_finite(_at(each, "test_result", name, "ndcg@10")) for name in PROTOCOL_NAMES]
+        seconds = [_finite(_at(each, "cost", key)) for key in ("training_seconds", "tokenizer_seconds")]
+        cells = ["-" if score is None else _number(score) for score in scores]
+        table.add_row(*names, *cells, "-" if None in seconds else f"{sum(seconds):.0f}")
     console.print(table)
+
+
+def _at(record, *path):
+    """The value at a path of keys; None where there is none."""
+    for key in path:
+        record = record.get(key) if isinstance(record, dict) else None
+    return record
+
+
+def _finite(value):
+    """``value`` if it is a finite number as metrics and seconds are, else None."""
+    usual = isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST < value < LARGEST
+    return value if usual else None
+
+
+def _name(value):
+    """A name or number of a record that anybody may have written: no markup, nothing that is not printable."""
+    if not isinstance(value, (str, int)) or isinstance(value, bool):
+        return "-"
+    return escape("".join(letter for letter in str(value) if letter.isprintable())[:LONGEST]) or "-"

@@ -14,13 +14,13 @@ from string import Template
 
 import numpy as np
 
+from recbole_vsid.checkpoint import read_weights, unpack_table
 from recbole_vsid.config import Config
 from recbole_vsid.data.content import text_columns
 from recbole_vsid.data.dataset import SemanticIDDataset
 from recbole_vsid.data.text import column_texts
-from recbole_vsid.storage import atomic_path, check_writable, load_checkpoint
+from recbole_vsid.storage import atomic_path, check_writable
 from recbole_vsid.tokenization import SemanticIDsOnly, default_file
-from recbole_vsid.trainer import unpack_table
 
 # Columns that are taken for an item's title, the first that there is.
 TITLES = ("title", "item_title", "movie_title", "name", "item_name", "product_title", "product_name", "label")
@@ -48,7 +48,7 @@ def explore(
     """
     stored = None
     if checkpoint is not None:
-        stored = load_checkpoint(checkpoint)
+        stored = read_weights(checkpoint)
         if not stored.get("semantic_ids"):
             raise ValueError(f"{checkpoint} holds no semantic IDs: {stored.get('model')} is a model without them")
         settings = {**stored["settings"], **(config_dict or {})}

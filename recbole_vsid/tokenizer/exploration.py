@@ -52,7 +52,7 @@ class Exploration(nn.Module):
         else:
             self.register_buffer("sigma", sigma)
         self.register_buffer("usage", torch.full((n_levels, vocab_size), 1 / vocab_size))
-        self.register_buffer("mean_loss", torch.tensor(torch.nan))
+        self.register_buffer("mean_loss", torch.tensor(-1.0))  # of no loss yet
 
     def is_hot(self, level, codes):
         """Whether each of the ``codes`` ``[n]`` is over-used; bool ``[n]``."""
@@ -90,7 +90,7 @@ class Exploration(nn.Module):
         loss, offset = generation_loss.detach().float(), self.settings.sdud_lambda
         if self.is_learnt:
             return loss / (2 * (self.sigma + offset).square()) + (self.sigma + offset).log()
-        self.mean_loss = torch.where(self.mean_loss.isnan(), loss, torch.lerp(loss, self.mean_loss, LOSS_MOMENTUM))
+        self.mean_loss = torch.where(self.mean_loss < 0, loss, torch.lerp(loss, self.mean_loss, LOSS_MOMENTUM))
         self.sigma = (self.mean_loss.sqrt() - offset).clamp(min=0)
         return None
 

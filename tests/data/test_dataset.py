@@ -12,11 +12,11 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.sampler import Sampler
 
+from recbole_vsid.checkpoint import pack_table
 from recbole_vsid.config import Config
 from recbole_vsid.data import dataset as module
 from recbole_vsid.data.dataset import SemanticIDDataset, dataset_class
 from recbole_vsid.quick_start import build_data, run
-from recbole_vsid.trainer import pack_table
 from tests.conftest import make_dataset
 
 FAST = {"tokenizer": "rkmeans", "sid_vocab_size": 4, "sid_n_levels": 1, "sid_max_iterations": 2, "content_dim": 8,

@@ -253,7 +253,7 @@ def test_resume_from_damaged_files(earlier, capsys):
     assert contents("saved") == before
     for foreign in ({"weight": torch.ones(2)}, torch.ones(2)):
         torch.save(foreign, folder / "last.pth")
-        refused(capsys, command(data, resume="true"), ["resume=True", "last.pth", "no `last` checkpoint"])
+        refused(capsys, command(data, resume="true"), ["resume=True", "last.pth", "no checksum"])
 
 
 def test_resume_without_what_belongs_together(earlier, capsys, monkeypatch):
