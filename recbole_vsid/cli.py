@@ -15,7 +15,7 @@ NAMES = ("model", "dataset", "data_path", "checkpoint_dir", "result_file", "cont
          "user_inter_num_interval", "item_inter_num_interval", "output_dir", "settings_dir",
          "checkpoint", "users", "users_file", "recommendations_file", "interactions", "items", "user", "item", "time",
          "items_id", "item_columns", "separator", "explorer_file", "title_column", "params_file",
-         "output_file")  # fmt: skip
+         "output_file", "time_format", "where")  # fmt: skip
 
 
 def parse(arguments):

@@ -18,11 +18,13 @@ from rich.console import Console
 
 from recbole_vsid import prepare
 from recbole_vsid.cli import main
+from recbole_vsid.commands.prepare.events import k_core
+from recbole_vsid.commands.prepare.texts import MISSING
+from recbole_vsid.commands.prepare.times import read_times
 from recbole_vsid.config import Config
 from recbole_vsid.data.dataset import dataset_class
-from recbole_vsid.data.prepare import k_core
 from recbole_vsid.data.prepare_report import print_summary
-from recbole_vsid.data.raw_columns import MISSING, describe_items, encode_ids, read_times
+from recbole_vsid.data.raw_columns import describe_items, encode_ids
 from tests.conftest import item_texts, planted_events
 
 NASTY = "\"',;:\\#|% .0[]()NAa=é名\u2028\x85"
@@ -344,7 +346,7 @@ SECOND = 1_700_000_001
     ],
 )
 def test_times_become_seconds(given, seconds, unit):
-    found, exact, found_unit = read_times(pd.Series(given), "here")
+    found, exact, found_unit, _ = read_times(pd.Series(given), "here")
     assert found.tolist() == seconds and found_unit == unit and len(exact) == len(given)
     assert found.dtype.kind == ("i" if all(isinstance(second, int) for second in seconds) else "f")
 
@@ -442,7 +444,7 @@ def test_too_few_events_are_dropped_and_told():
         ([["Hair Care", "Nails"], [], None], "token_seq", ["Hair_Care Nails", "", ""]),
         ([[["A", "B"], ["A", "C"]], "D"], "token_seq", ["A B C", "D"]),
         (["['Hair Care', 'Nails']", "[]", ""], "token_seq", ["Hair_Care Nails", "", ""]),
-        (["['a' 'b']", "['c' 'd']"], "token", ["['a' 'b']", "['c' 'd']"]),
+        (["['a' 'b']", "['c' 'd']"], "token_seq", ["a b", "c d"]),
         (["[1] a [2]"], "token", ["[1] a [2]"]),
         (["Action|Sci-Fi", "Drama"], "token_seq", ["Action Sci-Fi", "Drama"]),
         (["Beauty > Hair Care", "Beauty"], "token_seq", ["Beauty Hair_Care", "Beauty"]),
@@ -451,7 +453,7 @@ def test_too_few_events_are_dropped_and_told():
     ],
 )
 def test_types_of_item_columns(given, kind, expected):
-    found, texts = describe_items(pd.Series(given, dtype=object), None, "here")
+    found, texts, notes = describe_items(pd.Series(given, dtype=object), None, "here")
     assert (found, texts.tolist()) == (kind, expected)
 
 
