@@ -80,8 +80,8 @@ def item_file(table, items_id, chosen, named, wanted):
     first = ~pd.Series(codes).duplicated().to_numpy()
     if not first.all():
         notes.append(f"{table.name}: {(~first).sum():,} rows repeat an item; the first of each counts")
-    with_events = np.isin(tokens, wanted)
-    without_row = wanted[~np.isin(wanted, tokens)]
+    with_events = pd.Index(tokens).isin(wanted)  # np.isin compares every object with every other
+    without_row = wanted[~pd.Index(wanted).isin(tokens)]
     if not with_events.any():
         raise ValueError(
             f"none of the {len(wanted):,} items with events, like {wanted[0]!r}, is in column {items_id!r} of "

@@ -23,7 +23,7 @@ def print_summary(summary, console=None):
     if "item_columns" in summary:
         console.print(_columns(summary))
     for note in summary["notes"]:
-        console.print(f"- {note}", markup=False, highlight=False)
+        console.print(f"- {note}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Written: {', '.join(summary['files'])}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Next: {summary['next']}", markup=False, highlight=False, soft_wrap=True)
 

@@ -116,7 +116,7 @@ def describe_items(values, kind, where, separator=None):
     * Numbers become ``float``; whole numbers that at least 5 items share on average become ``token``.
     * All other texts become ``token``, one value each.
 
-    A few values of another kind (one of four or more, or 5 %) change nothing; a note names them.
+    A few values of another kind (one of five or more, or 5 %) change nothing; a note names them.
 
     Args:
         values: a Series; its index numbers the rows from 0.

@@ -322,6 +322,42 @@ def test_every_word_that_pandas_takes_for_missing_is_known():
     assert STR_NA_VALUES <= MISSING
 
 
+@pytest.mark.parametrize(
+    ("bad", "kind"),
+    [
+        (["i0", "i1"], "a list"),
+        ([], "a list"),
+        ({"$oid": "5a"}, "a mapping"),
+        (np.array(["i0"]), "a list"),
+        (b"i", "bytes"),
+    ],
+)
+@pytest.mark.parametrize("column", ["user_id", "item_id"])
+def test_several_ids_in_a_row(bad, kind, column):
+    events = small_events().astype(object)
+    events.at[4, column] = bad
+    with pytest.raises(ValueError, match=rf"column '{column}': row 5 holds {kind} .*each row must be one event"):
+        prepare(events, "shop")
+    items = pd.DataFrame({"item_id": ["i0", bad], "title": ["x", "y"]})
+    with pytest.raises(ValueError, match=rf"column 'item_id': row 2 holds {kind} .*each row must be one item"):
+        prepare(small_events(), "shop", items)
+    assert not Path("dataset").exists()
+
+
+@pytest.mark.parametrize("text", ["['i0', 'i1']", '["i0"]', "{'$oid': '5a'}"])
+def test_lists_of_ids_written_as_text(text):
+    with pytest.raises(ValueError, match="row 1 holds a .* where an id is expected"):
+        encode_ids(pd.Series([text] * 3), "here")
+    assert len(encode_ids(pd.Series([text, "i1"]), "here")[1]) == 2
+
+
+def test_ids_that_are_too_long():
+    with pytest.raises(
+        ValueError, match="1 of 2 ids are not usable, that of row 2 first .*more than 131,072 characters"
+    ):
+        encode_ids(pd.Series(["a", "x" * 131_073]), "here")
+
+
 # ---------------------------------------------------------------------- times
 
 SECOND = 1_700_000_001
@@ -396,6 +432,59 @@ def test_order_within_a_second_survives(tmp_path, step):
     assert loaded_events(dataset) == [("u", items[row]) for row in np.argsort(times)]
     written = pd.read_csv(tmp_path / "fine" / "fine.inter", sep="\t")["timestamp:float"]
     assert written.is_monotonic_increasing and written.nunique() == (40 if step > 1 else 1)
+
+
+def test_a_day_and_a_time_of_day():
+    events = pd.DataFrame({
+        "user": list("aaabbb"), "item": list("xyzxyz"), "day": ["2019-10-02"] * 3 + ["2019-10-01"] * 3,
+        "clock": ["10:00", "9:00:30", "9:00"] * 2, "since": [300, 200, 100, 30, 20, 20],
+    })  # fmt: skip
+    assert "100% of the events share their time" in "\n".join(prepare(events, "day", time="day")["notes"])
+    clock = prepare(events, "clock", time="day,clock")
+    assert [line.split("\t")[1] for line in lines("dataset/clock/clock.inter")[1:]] == list("zyxzyx")
+    assert clock["time"]["first"] == "2019-10-01T09:00:00+00:00" and clock["columns"]["time"] == "day,clock"
+    named = prepare(events, "named", time="day,clock", time_format="%Y-%m-%d %H:%M", where="item != 'y'")
+    assert lines("dataset/named/named.inter")[1:] == [lines("dataset/clock/clock.inter")[row] for row in (1, 3, 4, 6)]
+    assert named["rows_dropped"]["where does not hold"] == 2
+    since = prepare(events, "since", time="day, since")
+    assert [line.split("\t")[1] for line in lines("dataset/since/since.inter")[1:]] == list("zyxyzx")
+    assert [int(line.split("\t")[2]) % 86400 for line in lines("dataset/since/since.inter")[1:]] == [0, 1, 2, 0, 0, 1]
+    assert "stand in the order of 'since'" in "\n".join(since["notes"])
+    with pytest.raises(ValueError, match="'hour' is no column"):
+        prepare(events, "other", time="day,hour")
+    with pytest.raises(ValueError, match="names a column twice"):
+        prepare(events, "other", time="day,day")
+
+
+def test_the_order_of_the_rows_as_time():
+    events = pd.DataFrame({"user": list("abab"), "item": list("xyzx"), "stars": [5, 4, 1, 2]})
+    with pytest.raises(ValueError, match="set time=<column>, or time=row if the rows stand in the order of time"):
+        prepare(events, "shop")
+    assert "like ratings" in "\n".join(prepare(events, "stars", time="stars")["notes"])
+    summary = prepare(events, "shop", time="row")
+    assert [line.split("\t")[1] for line in lines("dataset/shop/shop.inter")[1:]] == ["x", "z", "y", "x"]
+    assert summary["columns"]["time"] == "row" and summary["time"]["row_order"]
+    console = Console(width=150, record=True, quiet=False, file=open("out.txt", "w"))
+    print_summary(summary, console)
+    assert "the order of the rows" in console.export_text()
+    named = prepare(events.assign(row=[4, 3, 2, 1]), "named", time="row")
+    assert [line.split("\t")[1] for line in lines("dataset/named/named.inter")[1:]] == ["z", "x", "x", "y"]
+    assert not named["time"]["row_order"]
+
+
+def test_only_some_rows():
+    events = small_events().assign(event=["view", "buy"] * 6, stars=["5", "", "3", "4"] * 3)
+    events.to_csv("events.csv", index=False)
+    summary = prepare("events.csv", "shop", where="event == 'view' and stars >= 4")
+    assert summary["events"] == 3 and summary["rows_dropped"]["where does not hold"] == 9
+    assert summary["notes"] == []
+    times = prepare("events.csv", "times", where="timestamp > 2")
+    assert times["events"] == 6 and times["time"]["first"] == 3
+    with pytest.raises(ValueError, match="where holds for none of 12 rows"):
+        prepare("events.csv", "none", where="event == 'cart'")
+    events.loc[[3, 6], ["user_id", "event"]] = [["", "buy"], ["", "view"]]
+    with pytest.raises(ValueError, match="1 of 6 ids are not usable, that of row 7 first"):
+        prepare(events, "none", where="event == 'view'")
 
 
 # --------------------------------------------------------------------- k-core
@@ -530,6 +619,48 @@ def test_a_column_with_a_colon_can_be_chosen():
     assert again["item_columns"]["a_b"]["type"] == "token_seq" and again["item_columns"]["a_b"]["distinct"] == 2
 
 
+def test_columns_that_say_nothing_are_left_out_unless_named():
+    items = pd.DataFrame({
+        "item_id": ["i0", "i1", "i2"], "title": ["x", "y", "z"], "in_stock": [True, False, True],
+        "added": ["2019-10-01", "2019-10-02", "2019-10-03"], "picture": ["https://a.org/1", "https://a.org/2", ""],
+        "shop": "ours", "photo": [b"\x89PNG\xff"] * 3,
+    })  # fmt: skip
+    summary = prepare(small_events(), "shop", items)
+    assert list(summary["item_columns"]) == ["title"]
+    said = "\n".join(summary["notes"])
+    for column, reason in (
+        ("in_stock", "flags"),
+        ("added", "dates"),
+        ("picture", "links"),
+        ("shop", "the same for all"),
+    ):
+        assert f"column {column!r}: left out, as it holds {reason}" in said
+    assert "column 'photo' holds bytes that are no text" in said
+    named = prepare(small_events(), "named", items, item_columns="title,in_stock,added,picture,shop")
+    assert list(named["item_columns"]) == ["title", "in_stock", "added", "picture", "shop"]
+
+
+@pytest.mark.parametrize(
+    "columns", ["kinds:token_seq(,),title", "title, kinds:token_seq(, )", ["title", "kinds:token_seq(,)"]]
+)
+def test_a_named_separator_of_names(columns):
+    items = pd.DataFrame({"item_id": ["i0", "i1"], "title": ["x", "y"], "kinds": ["red, blue", "green"]})
+    assert prepare(small_events(), "shop", items)["item_columns"]["kinds"]["type"] == "token"
+    found = prepare(small_events(), "cut", items, item_columns=columns)["item_columns"]
+    assert set(found) == {"title", "kinds"} and found["kinds"]["example"] == "red blue"
+    for wrong in ("kinds:token(,)", "kinds:token_seq()", "kinds:float(;)"):
+        with pytest.raises(ValueError, match="is not usable; it must be one of the columns"):
+            prepare(small_events(), "other", items, item_columns=[wrong])
+
+
+def test_columns_that_recbole_can_hardly_keep(monkeypatch):
+    monkeypatch.setattr("recbole_vsid.data.prepare_items.LARGE_COLUMN", 1000)
+    items = pd.DataFrame({"item_id": ["i0", "i1"], "words": ["a " * 40, "b"], "text": ["x" * 200, "y"]})
+    notes = prepare(small_events(), "shop", items, item_columns="words:token_seq,text")["notes"]
+    assert [note.partition(" will need")[0] for note in notes[1:]] == ["column 'words'", "column 'text'"]
+    assert "longest list, of 40 words" in notes[1] and "take text:token_seq" in notes[2]
+
+
 # ---------------------------------------------------------------------- files
 
 
@@ -554,6 +685,23 @@ def test_all_files_are_replaced_or_none(monkeypatch):
 
     monkeypatch.setattr("recbole_vsid.data.prepare.yaml.safe_dump", full)
     with pytest.raises(OSError, match="No space left"):
+        prepare(small_events(5), "shop", items, overwrite=True)
+    assert {path.name: path.read_bytes() for path in Path("dataset/shop").iterdir()} == before
+
+
+def test_nothing_is_replaced_by_what_would_not_be_read_back(monkeypatch):
+    items = pd.DataFrame({"item_id": ["i0", "i1"], "title": ["x", "y"]})
+    prepare(small_events(), "shop", items)
+    before = {path.name: path.read_bytes() for path in Path("dataset/shop").iterdir()}
+    write = pd.DataFrame.to_csv
+
+    def damaged(frame, path, **options):
+        if "title:token" in frame:
+            frame = frame.assign(**{"title:token": ["x", "NA", "", ""]})
+        write(frame, path, **options)
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", damaged)
+    with pytest.raises(ValueError, match="shop.item, column 'title': row 2 reads back as nothing, not 'y'"):
         prepare(small_events(5), "shop", items, overwrite=True)
     assert {path.name: path.read_bytes() for path in Path("dataset/shop").iterdir()} == before
 
@@ -619,6 +767,25 @@ def test_commands_that_are_refused(capsys, arguments, told):
 def test_without_items_the_next_command_uses_the_events_alone():
     summary = prepare(small_events(), "shop")
     assert summary["next"].endswith("--content=cooccurrence --missing_content=zero")
+
+
+@pytest.mark.parametrize(
+    ("n_items", "options"),
+    [
+        (4, ["--topk=[4]", "--valid_metric=NDCG@4", "--beam_width=4"]),
+        (7, ["--topk=[5]", "--valid_metric=NDCG@5", "--beam_width=7"]),
+        (12, ["--topk=[5,10]", "--valid_metric=NDCG@10", "--beam_width=12"]),
+        (20, []),
+    ],
+)
+def test_the_next_command_fits_the_catalogue(n_items, options):
+    words = shlex.split(prepare(small_events(n_items=n_items), "shop", data_path="my data")["next"])
+    assert [word for word in words if word.split("=")[0] in ("--topk", "--valid_metric", "--beam_width")] == options
+    assert "--config_files='my data/shop/shop.yaml'" in words
+
+
+def test_users_with_too_few_events_are_told():
+    assert "a run cannot select its model" in "\n".join(prepare(small_events(n_items=3), "shop")["notes"])
 
 
 def test_brackets_are_no_markup(capsys):

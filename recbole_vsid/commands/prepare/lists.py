@@ -94,12 +94,12 @@ def without_mappings(values: pd.Series, n_rows: int, where: str) -> tuple[pd.Ser
 
 
 def few(n_values: int) -> int:
-    """So many values that are not like the others do not decide what a column is: 5 %, or one of four or more."""
-    return max(int(n_values >= 4), int(LIST_SHARE * n_values))
+    """So many values that are not like the others do not decide what a column is: 5 %, or one of five or more."""
+    return max(int(n_values >= 5), int(LIST_SHARE * n_values))
 
 
 def _real_lists(known, listed, where):
-    if listed.mean() < LIST_SHARE:
+    if listed.sum() <= few(len(known)):
         return None, []
     lists, single = known.map(_in_order), known[~listed]
     return lists, [note_on(single, where, "no lists; each is taken as one name")] if len(single) else []
@@ -126,6 +126,9 @@ def _written_lists(texts, where):
         several = parsed[good].map(len) > 1
         if not good.mean() > 0.5 or several.mean() < LIST_SHARE:
             return None, []
+    else:
+        parsed = parsed.where(good | ~bracketed, texts.map(_unquoted))
+        good = parsed.map(is_list).astype(bool)
     bad = texts[~good]
     # Half a list is no name; a word among lists is one.
     broken = bad.str.contains(r"""^[\[({'"]|[\])}'"]$""", regex=True).astype(bool)

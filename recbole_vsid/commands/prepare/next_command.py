@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 
-from recbole_vsid.console import program_name
+from recbole_vsid.console import join_command, program_name
 
 # As in properties/overall.yaml.
 CUTOFFS, SELECTED = (5, 10, 20), 10
@@ -33,11 +32,4 @@ def next_command(summary: dict, data_path: str | Path) -> str:
         options.append("--content=cooccurrence")
     if without_text:  # nor has an item any co-occurrence without training events
         options.append("--missing_content=zero")
-    return " ".join([program_name(), *map(_quoted, options)])
-
-
-def _quoted(option):
-    """As a shell reads it; with double quotation marks where those are enough, for they are read by all shells."""
-    if shlex.quote(option) == option:
-        return option
-    return shlex.quote(option) if re.search(r'["$`\\!]', option) else re.sub("=(.*)", r'="\1"', option, count=1)
+    return f"{program_name()} {join_command(options)}"

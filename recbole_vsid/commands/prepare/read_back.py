@@ -63,8 +63,12 @@ def _compare(read, written, n_before, name):
             same = found == meant
         if not same.all():
             row = int(np.flatnonzero(~same)[0])
+            found, meant = _shown(read[header].iloc[row]), _shown(written[header].iloc[row])
             raise _DiffersError(
-                f"{name}, column {header.rpartition(':')[0]!r}: row {n_before + row + 1} reads back as "
-                f"{str(found[row])[:80]!r}, not {str(meant[row])[:80]!r}, so nothing is written; change that value, or "
-                "leave the column out"
+                f"{name}, column {header.rpartition(':')[0]!r}: row {n_before + row + 1} reads back as {found}, not "
+                f"{meant}, so nothing is written; change that value, or leave the column out"
             )
+
+
+def _shown(value):
+    return "nothing" if pd.isna(value) or value == "" else repr(str(value)[:80])

@@ -149,6 +149,7 @@ def _iso(values):
 def _zones_as_offsets(texts):
     texts = texts.str.replace(r"\s+", " ", regex=True)
     texts = texts.str.replace(r"\[[\w/+\-]+\]$|\s*\([^()]*\)$", "", regex=True)  # Z[UTC], +0200 (CEST)
+    texts = texts.str.replace(r"(?<=[+-]\d{4}) (?:UTC|GMT)$", "", regex=True)
     texts = texts.str.replace(r"\s?\b(?:UTC|GMT)(?=[+-]\d)", " ", regex=True)
     dated = ~texts.str.contains(":", regex=False)
     texts = texts.mask(dated, texts.str.replace(r"\s?\b(?:UTC|GMT|Z)$", "", regex=True))
@@ -190,8 +191,9 @@ def _numeric_dates(texts, where):
     dots = bool((parts[1].dropna() == ".").all())  # day.month.year, nowhere the other way round
     telling = first.index[first > 12] if dots or (first > 12).any() else second.index[second > 12]
     if not dots and not len(telling):
-        clock = next((each for each in CLOCKS if pd.notna(_first_fitting(texts[:1], [f"%d/%m/%Y{each}"])).any()), "")
         mark = parts[1].iloc[0]
+        fitting = (each for each in CLOCKS if _first_fitting(texts[:1], [f"%d{mark}%m{mark}%Y{each}"]).notna().any())
+        clock = next(fitting, "")
         raise ValueError(
             f"{where}: {texts.iloc[0]!r} in row {texts.index[0] + 1} may be day and month or month and day, and no row "
             f"tells, as no number is above 12; name it, --time_format='%d{mark}%m{mark}%Y{clock}' or "

@@ -28,7 +28,8 @@ LONGEST = 10_000
 class Condition:
     """A condition on the rows of a table, checked before the table is read.
 
-    Numbers are compared as numbers, texts as texts; an empty value fulfils only ``!=`` and ``not in``.
+    Numbers are compared as numbers, texts as texts; an empty value is equal to ``''`` alone, and neither less nor more
+    than anything.
 
     Args:
         text: the condition, for instance ``"event == 'purchase' and price < 20"``; a column whose name is no word
@@ -47,12 +48,15 @@ class Condition:
         self._text, self._table, self._quoted = text, table, {}
         if not isinstance(text, str) or not text.strip() or len(text) > LONGEST:
             raise ValueError(f"where={str(text)[:80]!r} is not usable: {GRAMMAR}")
+        self._known, self.columns = list(columns), []
         try:
             self._tree = ast.parse(re.sub("`([^`]*)`", self._placeholder, text).strip(), mode="eval").body
-            self._known, self.columns = list(columns), []
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # ValueError: NUL bytes
+            raise self._error(getattr(error, "msg", None) or str(error) or "it is nested too deeply") from error
+        try:
             self._check(self._tree)
-        except (SyntaxError, RecursionError, MemoryError) as error:
-            raise self._error(getattr(error, "msg", None) or "it is nested too deeply") from error
+        except RecursionError as error:
+            raise self._error("it is nested too deeply") from error
 
     def holds(self, rows: pd.DataFrame) -> np.ndarray:
         """For which rows the condition holds, bool ``[n]``.
@@ -68,7 +72,7 @@ class Condition:
         return name
 
     def _error(self, problem):
-        return ValueError(f"where={self._text!r} is not usable: {problem}; {GRAMMAR}")
+        return ValueError(f"where={self._text[:200]!r} is not usable: {problem}; {GRAMMAR}")
 
     # ------------------------------------------------------------------ before
 
@@ -139,7 +143,7 @@ class Condition:
     def _column_against(self, rows, name, kind, constant):
         values, where = rows[name], f"where={self._text!r}: {self._table}, column {name!r}"
         compare = OPERATORS[kind]
-        missing = values.isna() | (values.astype(object) == "")
+        missing = (values.isna() | (values.astype(object) == "")).to_numpy(dtype=bool)
         if isinstance(constant, bool):
             values, constant = values.map(str, na_action="ignore").astype(object).str.lower(), str(constant).lower()
         elif isinstance(constant, str) and pd.api.types.is_datetime64_any_dtype(values):
@@ -152,11 +156,12 @@ class Condition:
             values = self._numbers(values, missing, where)
         else:
             values = values.map(str, na_action="ignore").astype(object)
-        result = pd.Series(kind is ast.NotEq, index=values.index)
-        filled = ~missing
-        if filled.any():
-            result[filled] = compare(values[filled], constant)
-        return result.to_numpy(dtype=bool)
+        if constant == "" and kind in (ast.Eq, ast.NotEq):
+            return missing == (kind is ast.Eq)
+        result = np.full(len(values), kind is ast.NotEq)
+        if not missing.all():
+            result[~missing] = compare(values[~missing], constant).to_numpy(dtype=bool)
+        return result
 
     def _numbers(self, values, missing, where):
         numbers = pd.to_numeric(values, errors="coerce")
