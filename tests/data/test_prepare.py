@@ -352,9 +352,7 @@ def test_lists_of_ids_written_as_text(text):
 
 
 def test_ids_that_are_too_long():
-    with pytest.raises(
-        ValueError, match="1 of 2 ids are not usable, that of row 2 first .*more than 131,072 characters"
-    ):
+    with pytest.raises(ValueError, match="that of row 2 first .*more than 131,072 characters"):
         encode_ids(pd.Series(["a", "x" * 131_073]), "here")
 
 
@@ -456,7 +454,7 @@ def test_a_day_and_a_time_of_day():
         prepare(events, "other", time="day,day")
 
 
-def test_the_order_of_the_rows_as_time():
+def test_the_order_of_the_rows_as_time(capsys):
     events = pd.DataFrame({"user": list("abab"), "item": list("xyzx"), "stars": [5, 4, 1, 2]})
     with pytest.raises(ValueError, match="set time=<column>, or time=row if the rows stand in the order of time"):
         prepare(events, "shop")
@@ -464,9 +462,8 @@ def test_the_order_of_the_rows_as_time():
     summary = prepare(events, "shop", time="row")
     assert [line.split("\t")[1] for line in lines("dataset/shop/shop.inter")[1:]] == ["x", "z", "y", "x"]
     assert summary["columns"]["time"] == "row" and summary["time"]["row_order"]
-    console = Console(width=150, record=True, quiet=False, file=open("out.txt", "w"))
-    print_summary(summary, console)
-    assert "the order of the rows" in console.export_text()
+    print_summary(summary, Console(width=150))
+    assert "the order of the rows" in capsys.readouterr().out
     named = prepare(events.assign(row=[4, 3, 2, 1]), "named", time="row")
     assert [line.split("\t")[1] for line in lines("dataset/named/named.inter")[1:]] == ["z", "x", "x", "y"]
     assert not named["time"]["row_order"]
@@ -477,7 +474,7 @@ def test_only_some_rows():
     events.to_csv("events.csv", index=False)
     summary = prepare("events.csv", "shop", where="event == 'view' and stars >= 4")
     assert summary["events"] == 3 and summary["rows_dropped"]["where does not hold"] == 9
-    assert summary["notes"] == []
+    assert not [note for note in summary["notes"] if "not used" in note]
     times = prepare("events.csv", "times", where="timestamp > 2")
     assert times["events"] == 6 and times["time"]["first"] == 3
     with pytest.raises(ValueError, match="where holds for none of 12 rows"):
@@ -657,8 +654,9 @@ def test_columns_that_recbole_can_hardly_keep(monkeypatch):
     monkeypatch.setattr("recbole_vsid.data.prepare_items.LARGE_COLUMN", 1000)
     items = pd.DataFrame({"item_id": ["i0", "i1"], "words": ["a " * 40, "b"], "text": ["x" * 200, "y"]})
     notes = prepare(small_events(), "shop", items, item_columns="words:token_seq,text")["notes"]
-    assert [note.partition(" will need")[0] for note in notes[1:]] == ["column 'words'", "column 'text'"]
-    assert "longest list, of 40 words" in notes[1] and "take text:token_seq" in notes[2]
+    words, text = [note for note in notes if "GB in RecBole" in note]
+    assert words.startswith("column 'words'") and "longest list, of 40 words" in words
+    assert text.startswith("column 'text'") and "take text:token_seq" in text
 
 
 # ---------------------------------------------------------------------- files
