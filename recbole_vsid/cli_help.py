@@ -76,11 +76,15 @@ usage: run_recbole_vsid.py prepare --interactions=FILE [--items=FILE] --dataset=
 
 Makes a dataset in RecBole's atomic format from your own tables, checks it, prints what is in it and what to run next.
 
-  --interactions=PATH   one row per event: .csv, .tsv, .jsonl or .parquet; numbers or ISO dates as times
+  --interactions=PATH   one row per event: .csv, .tsv, .jsonl or .parquet; numbers or dates as times
   --items=PATH          one row per item
   --data_path=FOLDER    where dataset folders are; default dataset/
   --user=COLUMN  --item=COLUMN  --time=COLUMN  --items_id=COLUMN   if their names are not usual ones
-  --item_columns=A,B:T  columns of the items to take, perhaps with a type: token, token_seq, float; all by default
+  --time=A,B            A orders events, then B, like a day and a time of day; --time=row: the order of the rows
+  --time_format=FORMAT  how times are written, like '%d/%m/%Y %H:%M', if not in a usual form
+  --where=CONDITION     which events count, like "event == 'purchase' and rating >= 4"
+  --item_columns=A,B:T  columns of the items to take, perhaps with a type: token, token_seq, float, or token_seq(;) for
+                        names separated by ;   By default all that say what an item is like
   --min_user_events=N  --min_item_events=N   drop users and items with fewer events until none is left (k-core)
   --separator=X         between the columns of a text file, if not the usual one of its extension
   --overwrite=true      replace the files of an existing dataset

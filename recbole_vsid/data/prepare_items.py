@@ -42,7 +42,9 @@ def choose_columns(table, items_id, given):
     """
     if given is None:
         return {name: (None, None) for name in table.columns if name != items_id}
-    names = re.findall(SEPARATED, given) if isinstance(given, str) else list(given)
+    if not isinstance(given, str) and not (isinstance(given, list) and all(isinstance(name, str) for name in given)):
+        raise ValueError(f"item_columns={given!r} is not usable: it must be names of columns, like 'title,brand:token'")
+    names = re.findall(SEPARATED, given) if isinstance(given, str) else given
     chosen = {}
     for name in map(str.strip, names):
         column, kind, separator = name, None, None

@@ -503,6 +503,18 @@ def test_k_core(pairs, min_user, min_item):
     assert [pair for pair, keep in zip(pairs, kept) if keep] == naive_core(pairs, min_user, min_item)
 
 
+def test_the_core_is_that_of_recboles_own_filter(tmp_path):
+    rng = np.random.default_rng(5)
+    events = events_frame([(f"u{u}", f"i{i}", t) for t, (u, i) in enumerate(rng.integers(0, 12, (90, 2)))])
+    ours = load(prepare(events, "ours", data_path=tmp_path, min_user_events=4, min_item_events=5), tmp_path)
+    whole = prepare(events, "whole", data_path=tmp_path)
+    intervals = {"user_inter_num_interval": "[4,inf)", "item_inter_num_interval": "[5,inf)"}
+    config = Config("BPR", "whole", [whole["files"][-1]], {"data_path": str(tmp_path), **intervals})
+    theirs = dataset_class(config)(config)
+    theirs.build()
+    assert 0 < len(ours.inter_feat) < 90 and loaded_events(ours) == loaded_events(theirs)
+
+
 def test_too_few_events_are_dropped_and_told():
     events = pd.concat([small_events(), events_frame([("rare", "i0", 1), ("u0", "odd", 9)])])
     summary = prepare(events, "core", min_user_events=2, min_item_events=2)
@@ -600,6 +612,8 @@ def test_items_and_events_that_do_not_match():
         ({"items": pd.DataFrame({"item_id": ["i0"]})}, "describes no item"),
         ({"items": pd.DataFrame({"item_id": ["i0"], "a b": ["x"], "a_b": ["x"]})}, "two columns would be named 'a_b'"),
         ({"items": None, "item_columns": "title"}, "there is none"),
+        ({"item_columns": 5}, "item_columns=5 is not usable"),
+        ({"item_columns": [5]}, r"item_columns=\[5\] is not usable"),
     ],
 )
 def test_item_tables_that_are_refused(change, told):

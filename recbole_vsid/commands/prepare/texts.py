@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 
+import numpy as np
 import pandas as pd
 
 from recbole_vsid.commands.prepare.read_back import LONGEST_VALUE
@@ -67,6 +68,14 @@ def _shown(text):
     return text
 
 
+def is_missing(values: pd.Series) -> np.ndarray:
+    """Which values are missing or an empty text, bool ``[n]``, whatever the others are."""
+    if pd.api.types.is_numeric_dtype(values) or pd.api.types.is_datetime64_any_dtype(values):
+        return values.isna().to_numpy(dtype=bool)
+    # A comparison with an array would be one with each of its elements.
+    return (values.isna() | values.map(lambda value: isinstance(value, str) and not value).astype(bool)).to_numpy(bool)
+
+
 def cleaned(texts: pd.Series) -> pd.Series:
     """Every blank one space, none around the text, and words for a missing value empty."""
     texts = texts.str.replace(BLANKS, " ", regex=True).str.strip()
@@ -110,8 +119,8 @@ def why_no_content(values: pd.Series, kind: str, texts: pd.Series) -> str | None
         return None
     if filled.str.fullmatch(DATE).mean() >= MOST:
         return "dates"
-    serial = filled.str.fullmatch(rf"(?=.*\d)[\w\-]{{{SERIAL_LENGTH},}}")
-    one_length = not filled.str.isdigit().all() or filled.str.len().nunique() == 1
+    serial = filled.str.fullmatch(rf"(?=.*\d)[\w\-]{{{SERIAL_LENGTH},}}(?:\.0)?")
+    one_length = not filled.str.fullmatch(r"\d+(?:\.0)?").all() or filled.str.len().nunique() == 1
     if len(filled) >= FEWEST_SERIALS and filled.is_unique and serial.all() and one_length:
         return "another number of each item"
     return None

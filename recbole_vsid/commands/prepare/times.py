@@ -11,6 +11,8 @@ import re
 import numpy as np
 import pandas as pd
 
+from recbole_vsid.commands.prepare.texts import is_missing
+
 # Times since 1970 of the years 1973 to 2128; other numbers have no unit.
 EARLIEST, LATEST = 1e8, 5e9
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
@@ -58,7 +60,7 @@ def read_times(
     if pd.api.types.is_bool_dtype(values):
         raise ValueError(f"{where} holds true and false, and times are numbers or ISO dates")
     numeric = pd.api.types.is_numeric_dtype(values)
-    known = values if numeric else values[values.notna() & (values != "")]
+    known = values if numeric else values[~is_missing(values)]
     if time_format is None and (numeric or (len(known) and _is_number(known.iloc[0]))):
         return _numbers(values, where)
     notes: list[str] = []

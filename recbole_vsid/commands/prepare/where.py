@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from recbole_vsid.commands.prepare.texts import is_missing
+
 OPERATORS = {
     ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt,
     ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
@@ -143,7 +145,7 @@ class Condition:
     def _column_against(self, rows, name, kind, constant):
         values, where = rows[name], f"where={self._text!r}: {self._table}, column {name!r}"
         compare = OPERATORS[kind]
-        missing = (values.isna() | (values.astype(object) == "")).to_numpy(dtype=bool)
+        missing = is_missing(values)
         if isinstance(constant, bool):
             values, constant = values.map(str, na_action="ignore").astype(object).str.lower(), str(constant).lower()
         elif isinstance(constant, str) and pd.api.types.is_datetime64_any_dtype(values):

@@ -81,6 +81,7 @@ def test_half_a_character_has_no_utf8():
         (["1995", "2003"], None),
         ([f"40063813339{i:02}" for i in range(9)], "another number of each item"),
         ([f"B00X{i:06}" for i in range(9)], "another number of each item"),
+        ([f"4006381333{i:03}.0" for i in range(9)], "another number of each item"),
         ([f"B00X{i % 8:06}" for i in range(9)], None),
         ([str(10**7 * 3**i) for i in range(9)], None),
         (["Lamp", "Table", "Chairs", "Desks", "Bookshelf", "Wardrobe"], None),
