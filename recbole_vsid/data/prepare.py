@@ -82,22 +82,22 @@ def prepare(
     if type(overwrite) is not bool:
         raise ValueError(f"overwrite={overwrite!r} is not usable: it must be true or false")
     table = RawTable(interactions, "interactions", separator)
-    columns = {"user": find_column(table, "user", user), "item": find_column(table, "item", item)}
+    roles = {"user": find_column(table, "user", user), "item": find_column(table, "item", item)}
     times = time_columns(table, time)
-    every = [*columns.values(), *times]
+    every = [*roles.values(), *times]
     if len(set(every)) < len(every):
         raise ValueError(f"user, item and time must be three columns of {table.name}, not {every}")
     condition = None if where is None else Condition(where, table.columns, table.name)
     item_table, chosen = None, None
     if items is not None:  # checked before the events are read, which may take minutes
         item_table = RawTable(items, "items", separator)
-        items_id = find_items_id(item_table, columns["item"], items_id)
+        items_id = find_items_id(item_table, roles["item"], items_id)
         chosen = choose_columns(item_table, items_id, item_columns)
     elif item_columns is not None or items_id is not None:
         raise ValueError("item_columns and items_id choose columns of items=<table>, and there is none")
 
     events, tokens, facts = read_events(
-        table, columns, times, time is not None, time_format, condition, min_user_events, min_item_events
+        table, roles, times, time is not None, time_format, condition, min_user_events, min_item_events
     )
     described = None
     if item_table is not None:

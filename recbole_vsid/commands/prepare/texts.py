@@ -50,7 +50,8 @@ def read_html(texts: pd.Series, where: str) -> tuple[pd.Series, list[str]]:
     held = texts.str.contains(ENTITY, regex=True) | texts.str.contains("<", regex=False)
     if not held.any():
         return texts, []
-    shown = texts.where(~held, texts[held].map(_shown))
+    shown = texts.copy()
+    shown[held.to_numpy(dtype=bool)] = [_shown(text) for text in texts[held]]
     n_changed = int((shown != texts).sum())
     if not n_changed:
         return texts, []

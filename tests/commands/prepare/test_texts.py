@@ -37,7 +37,7 @@ def test_html(given, expected):
 
 def test_html_in_lists_and_paths():
     for given, expected in (
-        ([["A &amp; B"], ["<b>C</b>"]], ["A_&_B", "C"]),
+        ([["A &amp; B", "x", "<i>D</i>"], ["<b>C</b>"]], ["A_&_B x D", "C"]),
         (["['A &amp; B']", "['It&#39;s']"], ["A_&_B", "It's"]),
         (["Home &gt; Kitchen &amp; Bath", "Home"], ["Home Kitchen_&_Bath", "Home"]),
     ):
