@@ -224,7 +224,7 @@ class CountedText(io.TextIOBase):
     def read(self, size: int = -1) -> str:
         while True:
             text = self._text.read(size)
-            ended, text = not text, self._marked(self._begun + text)
+            ended, text = size < 0 or not text, self._marked(self._begun + text)
             # A separator may go on in what is read next.
             parts = range(len(self._separator) - 1, 0, -1) if not ended else ()
             end = len(text) - next((part for part in parts if text.endswith(self._separator[:part])), 0)

@@ -124,7 +124,7 @@ def open_bytes(path: Path) -> BinaryIO:
         except ImportError as error:
             raise ImportError(f'{path} needs pyarrow: pip install "recbole_vsid[parquet]" (or unpack it)') from error
         return input_stream(str(path), compression="zstd")
-    if start.startswith(b"PK\x03\x04"):
+    if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         archive = zipfile.ZipFile(path)
         return archive.open(_only_member(archive, path))
     return open(path, "rb")

@@ -52,8 +52,8 @@ class JsonFile:
 
     def read(self, columns: list[str], inferred: Sequence[str] = ()) -> pd.DataFrame:
         """The columns ``columns``; those of numbers or of truth values alone get such a dtype."""
-        frame = self._frame.reindex(columns=columns)
-        return pd.DataFrame({name: _typed(frame[name]) for name in columns})
+        lacking = pd.Series([None] * len(self._frame), dtype=object)
+        return pd.DataFrame({name: _typed(self._frame.get(name, lacking)) for name in columns})
 
     def _objects(self, text: TextIO) -> Iterator[dict]:
         begin = []
@@ -176,7 +176,8 @@ def _joined(value: Any) -> Any:
 
 
 def _typed(values: pd.Series) -> pd.Series:
-    if pd.api.types.infer_dtype(values, skipna=False) in ("integer", "boolean"):
+    known = values.dropna()
+    kind = pd.api.types.infer_dtype(known, skipna=False)
+    if kind in ("integer", "boolean") and len(known) == len(values):
         return values.infer_objects()
-    is_float = pd.api.types.infer_dtype(values, skipna=True) == "floating"
-    return values.astype(float) if is_float else values
+    return values.astype(float) if kind == "floating" else values
