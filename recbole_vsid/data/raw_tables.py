@@ -16,7 +16,7 @@ from recbole_vsid.commands.prepare.delimited import (
     sample_lines,
     shown,
 )
-from recbole_vsid.commands.prepare.files import check_encoding, first_bytes, source_files, table_suffix
+from recbole_vsid.commands.prepare.files import check_encoding, first_bytes, is_utf8, source_files, table_suffix
 from recbole_vsid.commands.prepare.json_lines import JsonFile
 from recbole_vsid.commands.prepare.parquet import MAGIC, ParquetFile
 
@@ -81,7 +81,10 @@ class RawTable:
         else:
             self.name = ", ".join(map(str, source)) if isinstance(source, (list, tuple)) else str(source)
             for path in source_files(source, setting):
-                self._files.append(_opened(path, setting, separator, names, encoding))
+                file = _opened(path, setting, separator, names, encoding)
+                self._files.append(file)
+                if encoding and not isinstance(file, ParquetFile) and "utf" not in encoding.lower() and is_utf8(path):
+                    file.notes.append(f"{path}: read as {encoding}, but it is UTF-8; if so, leave out encoding")
             found = self._common_columns()
         if any(isinstance(file, DelimitedFile) for file in self._files):
             advice = _advice(setting, names_setting, len(found))

@@ -175,3 +175,12 @@ def test_images_beside_texts():
     items.to_parquet("items.parquet")
     assert list(RawTable("items.parquet", "items").read(["image"])["image"]) == [b"\x89PNG\xff"] * 2
     assert "title" in prepare(events, "shop", "items.parquet")["item_columns"]
+
+
+def test_utf8_that_is_read_as_something_else_is_told():
+    write(a_DOT_csv="user,item,time\né,x,1\n", b_DOT_csv="user,item,time\né,x,1\n".encode("latin-1"), c_DOT_csv=CSV)
+    assert read("a.csv", encoding="latin-1")[1] == [
+        "a.csv: read as latin-1, but it is UTF-8; if so, leave out encoding"
+    ]
+    assert read("b.csv", encoding="latin-1") == ({"user": ["é"], "item": ["x"], "time": [1]}, [])
+    assert read("c.csv", encoding="cp1252")[1] == []

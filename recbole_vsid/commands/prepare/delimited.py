@@ -122,6 +122,11 @@ class DelimitedFile:
         n_rows = len(table) + self._has_header
         if text.n_separators < n_rows * (len(self.columns) - 1):
             self.notes.append(f"{self.path}: some rows have fewer values than columns; what they lack is empty")
+        if text.n_backslashes:
+            self.notes.append(
+                f'{self.path}: {text.n_backslashes:,} quotation marks are written as \\" and not as "", so that these '
+                "texts may be read with marks too many or too few"
+            )
         if text.n_separators > n_rows * (len(self.columns) - 1) and self._mark != self._separator:
             for name in table.select_dtypes(object):
                 table[name] = table[name].str.replace(self._mark, self._separator, regex=False)
@@ -206,6 +211,7 @@ class CountedText(io.TextIOBase):
 
     Attributes:
         n_lines, n_separators: how many went by.
+        n_backslashes: how many quotation marks after a backslash that do not end a value.
 
     Raises:
         ValueError: from reading, at a NUL byte, where pandas would cut off a value, or at ``mark`` where it is no
@@ -215,7 +221,7 @@ class CountedText(io.TextIOBase):
     def __init__(self, text: TextIO, path: Path, separator: str, mark: str):
         self._text, self._path, self._separator, self._mark = text, path, separator, mark
         self._begun, self._last, self._n_ends = "", "\n", 0
-        self.n_separators = 0
+        self.n_separators = self.n_backslashes = 0
 
     @property
     def n_lines(self) -> int:
@@ -252,6 +258,8 @@ class CountedText(io.TextIOBase):
     def _counted(self, text: str) -> str:
         if text:
             self.n_separators += text.count(self._mark)
+            if '\\"' in text:
+                self.n_backslashes += len(re.findall(rf'\\"(?!["\r\n{re.escape(self._mark)}]|$)', text))
             self._n_ends += text.count("\n")
             if "\r" in text:
                 self._n_ends += text.count("\r") - text.count("\r\n")

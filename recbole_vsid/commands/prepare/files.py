@@ -136,8 +136,23 @@ def first_bytes(path: Path, size: int) -> bytes:
     Raises:
         ValueError: it cannot be unpacked.
     """
-    with readable(str(path), "a table"), open_bytes(path) as file:
+    with _unpacking(path), open_bytes(path) as file:
         return file.read(size)
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a file is UTF-8 and holds more than ASCII; a text in another encoding is hardly ever."""
+    decoder, only_ascii = codecs.getincrementaldecoder("utf-8")(), True
+    with _unpacking(path), open_bytes(path) as file:
+        block = b" "
+        while block:
+            block = file.read(BLOCK)
+            only_ascii &= block.isascii()
+            try:
+                decoder.decode(block, not block)
+            except UnicodeDecodeError:
+                return False
+    return not only_ascii
 
 
 def _only_member(archive: zipfile.ZipFile, path: Path) -> str:
@@ -174,17 +189,14 @@ def open_text(path: Path, encoding: str | None = None) -> Iterator[TextIO]:
     Raises:
         ValueError: the file cannot be unpacked or is not in that encoding; the line is named.
     """
+    start = first_bytes(path, 4)
+    codec = next((codec for mark, codec in BYTE_ORDER_MARKS.items() if start.startswith(mark)), None)
+    codec = codec or encoding or "utf-8"
     try:
-        with open_bytes(path) as file:
-            start = file.read(4)
-        codec = next((codec for mark, codec in BYTE_ORDER_MARKS.items() if start.startswith(mark)), None)
-        codec = codec or encoding or "utf-8"
-        with io.TextIOWrapper(open_bytes(path), encoding=codec, newline="") as text:
+        with _unpacking(path), io.TextIOWrapper(open_bytes(path), encoding=codec, newline="") as text:
             yield text
     except UnicodeDecodeError as error:
         raise ValueError(_undecodable(path, codec)) from error
-    except UNREADABLE as error:
-        raise ValueError(f"{path} is not readable: {error}") from error
 
 
 def _undecodable(path: Path, codec: str) -> str:
@@ -205,6 +217,14 @@ def _undecodable(path: Path, codec: str) -> str:
                     "file); set encoding to that of the program that wrote it, like latin-1, cp1252 or utf-16"
                 )
     return f"{path} is not readable as {label} text; set encoding"
+
+
+@contextmanager
+def _unpacking(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UNREADABLE as error:
+        raise ValueError(f"{path} is not readable: {error}") from error
 
 
 @contextmanager

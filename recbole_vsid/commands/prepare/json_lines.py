@@ -99,9 +99,11 @@ class JsonFile:
                 try:
                     value, end = DECODER.raw_decode(text, place)
                 except (ValueError, RecursionError) as error:
-                    # A first object that is not JSON: perhaps all of it is one literal of Python.
-                    literal = _literal(text) if not text[:place].strip(" \t\r\n[") else None
-                    if literal is None:
+                    if text[:place].strip(" \t\r\n["):
+                        raise self._unreadable(getattr(error, "lineno", line), error) from error
+                    try:  # the first object is not JSON: perhaps all of it is one literal of Python
+                        literal = _literal(text)
+                    except ValueError:
                         raise self._unreadable(getattr(error, "lineno", line), error) from error
                     yield from ((line, value) for value in (literal if isinstance(literal, list) else [literal]))
                     return
@@ -149,21 +151,30 @@ def _parsed(line: str) -> Any:
     """The value of a line of JSON or, if it is none, of Python."""
     try:
         value = DECODER.decode(line)
-    except (json.JSONDecodeError, RecursionError):
-        value = _literal(line)
-        if value is None:
+    except (json.JSONDecodeError, RecursionError) as error:
+        try:
+            return _literal(line)
+        except ValueError:
+            if getattr(error, "pos", 0) > 1:  # else it begins like a dict of Python
+                raise error from None
             raise
-        return value
     return _joined(value) if HALF.search(line) else value
 
 
 def _literal(text: str) -> Any:
+    """The value of a literal of Python.
+
+    Raises:
+        ValueError: it is none.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on backslashes within texts
             return _joined(ast.literal_eval(text.strip()))
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
+    except SyntaxError as error:
+        raise ValueError(f"{error.msg} at column {error.offset}") from error
+    except (ValueError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError("it holds something else than texts, numbers, lists and dicts") from error
 
 
 def _joined(value: Any) -> Any:

@@ -185,3 +185,8 @@ def test_blank_lines_are_no_rows():
 
 def test_only_a_header():
     assert len(read("a,b\n")[0]) == 0
+
+
+def test_quotation_marks_after_backslashes_are_told():
+    assert read('a,b\n1,"C:\\"\n2,"say \\"""\n"x\\""",y\n')[1] == []
+    assert "1 quotation marks are written as" in read('a,b\n1,"say \\"hi\\""\n')[1][0]
