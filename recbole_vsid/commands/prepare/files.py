@@ -197,12 +197,14 @@ def open_text(path: Path, encoding: str | None = None) -> Iterator[TextIO]:
             yield text
     except UnicodeDecodeError as error:
         raise ValueError(_undecodable(path, codec)) from error
+    except UnicodeError as error:  # no byte order mark where one must be
+        raise ValueError(f"{path} is not readable as {codec} text: {error}; set encoding") from error
 
 
 def _undecodable(path: Path, codec: str) -> str:
     label = "UTF-8" if codec == "utf-8-sig" else codec.upper() if codec.startswith("utf") else codec
     decoder, n_bytes, line = codecs.getincrementaldecoder(codec)(), 0, 1
-    with open_bytes(path) as file:
+    with _unpacking(path), open_bytes(path) as file:
         block = b" "
         while block:
             block = file.read(BLOCK)
