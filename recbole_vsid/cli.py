@@ -14,7 +14,8 @@ NAMES = ("model", "dataset", "data_path", "checkpoint_dir", "result_file", "cont
          "content_ids", "sid_file", "sid_file_ids", "table_file", "text_model", "text_template", "compare",
          "user_inter_num_interval", "item_inter_num_interval", "output_dir", "settings_dir",
          "checkpoint", "users", "users_file", "recommendations_file", "interactions", "items", "user", "item", "time",
-         "items_id", "item_columns", "separator", "explorer_file", "title_column", "params_file",
+         "items_id", "item_columns", "separator", "columns", "items_columns", "encoding",
+         "explorer_file", "title_column", "params_file",
          "output_file", "time_format", "where")  # fmt: skip
 
 

@@ -76,7 +76,8 @@ usage: run_recbole_vsid.py prepare --interactions=FILE [--items=FILE] --dataset=
 
 Makes a dataset in RecBole's atomic format from your own tables, checks it, prints what is in it and what to run next.
 
-  --interactions=PATH   one row per event: .csv, .tsv, .jsonl or .parquet; numbers or dates as times
+  --interactions=PATH   one row per event: .csv, .tsv, .jsonl or .parquet; numbers or dates as times. Compressed or
+                        not; also a folder of part files, several files (A,B) or a pattern ("part-*.csv")
   --items=PATH          one row per item
   --data_path=FOLDER    where dataset folders are; default dataset/
   --user=COLUMN  --item=COLUMN  --time=COLUMN  --items_id=COLUMN   if their names are not usual ones
@@ -86,7 +87,9 @@ Makes a dataset in RecBole's atomic format from your own tables, checks it, prin
   --item_columns=A,B:T  columns of the items to take, perhaps with a type: token, token_seq, float, or token_seq(;) for
                         names separated by ;   By default all that say what an item is like
   --min_user_events=N  --min_item_events=N   drop users and items with fewer events until none is left (k-core)
-  --separator=X         between the columns of a text file, if not the usual one of its extension
+  --separator=X         between the columns of a text file, if not the usual one of its extension: ";", "::", tab, ...
+  --columns=A,B,...  --items_columns=A,B,...   names of the columns of text files without a header
+  --encoding=NAME       of text files that are not UTF-8: latin-1, cp1252, ...
   --overwrite=true      replace the files of an existing dataset
 
   python run_recbole_vsid.py prepare --interactions=events.csv --items=products.csv --dataset=my-shop

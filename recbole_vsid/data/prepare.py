@@ -33,6 +33,9 @@ def prepare(
     items_id=None,
     item_columns=None,
     separator=None,
+    columns=None,
+    items_columns=None,
+    encoding=None,
     min_user_events=0,
     min_item_events=0,
     overwrite=False,
@@ -44,7 +47,8 @@ def prepare(
     without content, items without events are left out. Everything that was changed or left out is in the summary.
 
     Args:
-        interactions: path of a .csv, .tsv, .jsonl or .parquet file, or a DataFrame: one row per event.
+        interactions: one row per event: path of a .csv, .tsv, .jsonl or .parquet file, compressed or not, a folder of
+            part files, a pattern or a list of files, or a DataFrame.
         dataset: name of the dataset to be.
         items: the same kinds of table, one row per item.
         data_path: folder of datasets.
@@ -61,7 +65,10 @@ def prepare(
             with a type, and that with what separates the names of a text (see
             :func:`~recbole_vsid.data.raw_columns.describe_items`); by default all that say what an item is like, which
             flags, dates, links and serial numbers do not.
-        separator: between the columns of text files, one character; the file's extension decides by default.
+        separator: between the columns of text files, like ``;`` or ``::`` or ``tab``; the file's extension decides by
+            default, or what cuts all lines alike.
+        columns, items_columns: names for the columns of text files without a header, a list or a text with commas.
+        encoding: of text files, like ``latin-1``; UTF-8 by default, unless a byte order mark says otherwise.
         min_user_events, min_item_events: users and items with fewer events are dropped until all that are left have
             as many (k-core).
         overwrite: whether to replace these files of an existing dataset.
@@ -81,7 +88,7 @@ def prepare(
             raise ValueError(f"{key}={least!r} is not usable: it must be a whole number of at least 0")
     if type(overwrite) is not bool:
         raise ValueError(f"overwrite={overwrite!r} is not usable: it must be true or false")
-    table = RawTable(interactions, "interactions", separator)
+    table = RawTable(interactions, "interactions", separator, columns, encoding)
     roles = {"user": find_column(table, "user", user), "item": find_column(table, "item", item)}
     times = time_columns(table, time)
     every = [*roles.values(), *times]
@@ -90,7 +97,7 @@ def prepare(
     condition = None if where is None else Condition(where, table.columns, table.name)
     item_table, chosen = None, None
     if items is not None:  # checked before the events are read, which may take minutes
-        item_table = RawTable(items, "items", separator)
+        item_table = RawTable(items, "items", separator, items_columns, encoding)
         items_id = find_items_id(item_table, roles["item"], items_id)
         chosen = choose_columns(item_table, items_id, item_columns)
     elif item_columns is not None or items_id is not None:

@@ -201,17 +201,17 @@ def test_all_kinds_of_tables_give_the_same_files(suffix):
     ("name", "content", "told"),
     [
         ("missing.csv", None, "interactions='missing.csv': there is no such file"),
-        ("events.xlsx", b"x", r"interactions='events.xlsx' must end in one of .csv, .tsv"),
-        ("empty.csv", b"", "empty.csv is not readable as UTF-8 text"),
+        ("events.xlsx", b"x", "events.xlsx is a spreadsheet.*save its sheet as CSV"),
+        ("empty.csv", b"", "empty.csv is empty"),
         ("latin.csv", "user,item,time\né,b,1\n".encode("latin-1"), "latin.csv is not readable as UTF-8 text"),
-        ("long.csv", b"user,item,time\na,b,1,9\na,b,2,9\n", "long.csv is not readable as UTF-8 text"),
-        ("longer.csv", b"user,item,time\na,b,1\na,b,2,9\n", "longer.csv is not readable as UTF-8 text"),
+        ("long.csv", b"user,item,time\na,b,1,9\na,b,2,9\n", "long.csv, line 2 has 4 values for 3 columns"),
+        ("longer.csv", b"user,item,time\na,b,1\na,b,2,9\n", "longer.csv, line 3 has 4 values for 3 columns"),
         ("short.csv", b"user,item,time\na,b,1\na\n", "ids are not usable, that of row 2 first"),
         ("twice.csv", b"user,user,item,time\na,b,c,1\n", r"several columns named \['user'\]"),
-        ("list.json", b'[{"user": 1}', "list.json is not readable as JSON lines"),
-        ("array.json", b'[{"user": 1}, {"user": 2}]\n', "array.json is not readable as JSON lines.*no objects"),
+        ("list.json", b'[{"user": 1}', "list.json ends before its array does"),
+        ("array.json", b"[1, 2]\n[3, 4]\n", "array.json, line 1: '1' is no object"),
         ("only.csv", b"user,item,time\n", "only.csv has no rows"),
-        ("nul.csv", b"user,item,time\na,b\0c,1\n", "nul.csv holds NUL bytes after line 0"),
+        ("nul.csv", b"user,item,time\na,b\0c,1\n", "nul.csv holds a NUL byte in line 2"),
         (
             "quote.tsv",
             b'user\titem\ttime\ttext\na\tb\t1\t"oh\na\tc\t2\tno"\n',
@@ -240,7 +240,7 @@ def test_rows_over_several_lines_are_told():
     Path("events.csv").write_text('user,item,time,text\na,b,1,"oh,\nno"\na,d,3,x\n')
     assert "seem to hold" not in "\n".join(prepare("events.csv", "other")["notes"])
     Path("events.csv").write_text("user,item,time,text\na,b,1\na,d,3,x\n")
-    assert "some rows have fewer columns" in "\n".join(prepare("events.csv", "third")["notes"])
+    assert "some rows have fewer values than columns" in "\n".join(prepare("events.csv", "third")["notes"])
 
 
 def test_texts_that_parquet_takes_for_bytes():
@@ -249,7 +249,7 @@ def test_texts_that_parquet_takes_for_bytes():
     assert prepare("events.parquet", "shop")["users"] == 3
     assert lines("dataset/shop/shop.inter")[1].startswith("u0\t")
     small_events().assign(user_id=b"\xff").to_parquet("events.parquet")
-    with pytest.raises(ValueError, match="column 'user_id', is not readable as UTF-8 text"):
+    with pytest.raises(ValueError, match="column 'user_id'.*bytes"):
         prepare("events.parquet", "other")
 
 
@@ -727,7 +727,10 @@ def test_nothing_is_replaced_by_what_would_not_be_read_back(monkeypatch):
         ({"min_item_events": 2.5}, "min_item_events=2.5 is not usable"),
         ({"overwrite": "yes"}, "overwrite='yes' is not usable"),
         ({"data_path": "file"}, "data_path='file/shop/shop.inter' cannot be written"),
-        ({"interactions": "events.csv", "separator": "::"}, "separator='::' is not usable"),
+        ({"interactions": "events.csv", "separator": '"'}, """separator='"' is not usable"""),
+        ({"interactions": "events.csv", "encoding": "klingon"}, "encoding='klingon' is not usable"),
+        ({"interactions": "events.csv", "columns": "user,item,item"}, "columns='user,item,item' is not usable"),
+        ({"columns": "user,item,time"}, "columns names the columns of text tables"),
     ],
 )
 def test_settings_that_are_refused(change, told):
