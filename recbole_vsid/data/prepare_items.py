@@ -92,7 +92,7 @@ def item_file(table, items_id, chosen, named, wanted):
     rows = np.flatnonzero(first & with_events[codes])
     n_items = len(rows) + len(without_row)
     columns = {"item_id:token": np.concatenate([tokens[codes[rows]], without_row])}
-    described, has_text = {}, np.zeros(n_items, dtype=bool)
+    described, left_out, has_text = {}, {}, np.zeros(n_items, dtype=bool)
     for name, (kind, separator) in chosen.items():
         values = raw[name].iloc[rows]
         try:
@@ -104,6 +104,7 @@ def item_file(table, items_id, chosen, named, wanted):
             continue
         reason = None if named else why_no_content(values, kind, texts)
         if reason is not None:
+            left_out[name] = reason
             notes.append(
                 f"{table.name}, column {name!r}: left out, as it holds {reason}; name it in item_columns to take it"
             )
@@ -121,7 +122,8 @@ def item_file(table, items_id, chosen, named, wanted):
         has_text |= (texts != "") & (kind != "float")
         notes += _size(name, kind, texts, described[field]["distinct"])
     if not described:
-        raise ValueError(f"{table.name} describes no item: its columns are {table.columns}; set item_columns")
+        reasons = "".join(f", {name!r} holds {reason}" for name, reason in left_out.items())
+        raise ValueError(f"{table.name} describes no item: its columns are {table.columns}{reasons}; set item_columns")
     if len(without_row):
         notes.append(
             f"{len(without_row):,} items with events have no row in {table.name}, {without_row[0]!r} first; they get "

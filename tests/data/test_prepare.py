@@ -632,22 +632,22 @@ def test_a_column_with_a_colon_can_be_chosen():
 
 def test_columns_that_say_nothing_are_left_out_unless_named():
     items = pd.DataFrame({
-        "item_id": ["i0", "i1", "i2"], "title": ["x", "y", "z"], "in_stock": [True, False, True],
-        "added": ["2019-10-01", "2019-10-02", "2019-10-03"], "picture": ["https://a.org/1", "https://a.org/2", ""],
-        "shop": "ours", "photo": [b"\x89PNG\xff"] * 3,
+        "item_id": [f"i{i}" for i in range(10)], "in_stock": [True, False] * 5,
+        "added": [f"2019-10-{day + 1:02}" for day in range(10)], "picture": [f"https://a.org/{i}" for i in range(10)],
+        "shop": "ours", "photo": [b"\x89PNG\xff"] * 10,
     })  # fmt: skip
-    summary = prepare(small_events(), "shop", items)
+    events = small_events(n_items=10)
+    with pytest.raises(ValueError, match=r"describes no item: .*'in_stock' holds flags, 'added' holds dates"):
+        prepare(events, "shop", items)
+    items["title"] = list("abcdefghij")
+    summary = prepare(events, "shop", items)
     assert list(summary["item_columns"]) == ["title"]
     said = "\n".join(summary["notes"])
-    for column, reason in (
-        ("in_stock", "flags"),
-        ("added", "dates"),
-        ("picture", "links"),
-        ("shop", "the same for all"),
-    ):
+    reasons = {"in_stock": "flags", "added": "dates", "picture": "links", "shop": "the same for all"}
+    for column, reason in reasons.items():
         assert f"column {column!r}: left out, as it holds {reason}" in said
     assert "column 'photo' holds bytes that are no text" in said
-    named = prepare(small_events(), "named", items, item_columns="title,in_stock,added,picture,shop")
+    named = prepare(events, "named", items, item_columns="title,in_stock,added,picture,shop")
     assert list(named["item_columns"]) == ["title", "in_stock", "added", "picture", "shop"]
 
 

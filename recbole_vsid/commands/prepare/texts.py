@@ -35,6 +35,7 @@ DATE = r"\d{4}[-/]\d{1,2}[-/]\d{1,2}(?:[ T]\d{1,2}:\d{2}.*)?|\d{1,2}[/.]\d{1,2}[
 LINK = r"(?:https?|ftp|data|s3)://?\S+|data:\S+|www\.\S+|\S+\.(?:jpe?g|png|gif|webp|bmp|svg|tiff?|mp4)(?:\?\S*)?"
 FLAGS = frozenset(["true", "false", "yes", "no", "y", "n", "t", "f"])
 SERIAL_LENGTH, FEWEST_SERIALS, MOST = 8, 5, 0.95
+FEWEST_EQUAL = 10  # fewer items may have one category by chance
 
 
 def read_html(texts: pd.Series, where: str) -> tuple[pd.Series, list[str]]:
@@ -111,7 +112,7 @@ def why_no_content(values: pd.Series, kind: str, texts: pd.Series) -> str | None
         return None
     if filled.str.lower().isin(FLAGS).all():
         return "flags"
-    if len(filled) == len(texts) and filled.nunique() == 1:
+    if len(texts) >= FEWEST_EQUAL and len(filled) == len(texts) and filled.nunique() == 1:
         return "the same for all items"
     words = filled.str.split().explode() if kind == "token_seq" else filled
     if words.str.fullmatch(LINK).mean() >= MOST:

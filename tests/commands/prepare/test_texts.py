@@ -72,8 +72,9 @@ def test_half_a_character_has_no_utf8():
     [
         (["true", "false", "true"], "flags"),
         (["Yes", "no", ""], "flags"),
-        (["same"] * 5, "the same for all items"),
-        (["same"] * 5 + [""], None),
+        (["same"] * 10, "the same for all items"),
+        (["same"] * 9, None),
+        (["same"] * 10 + [""], None),
         (["https://a.org/1.jpg", "http://b.org/x"], "links or names of files"),
         (["a.jpg", "b.png?x=1"], "links or names of files"),
         (["2019-10-01", "2019-10-02 10:00:00"], "dates"),
