@@ -88,7 +88,7 @@ class RawTable:
             found = self._common_columns()
         if any(isinstance(file, DelimitedFile) for file in self._files):
             advice = _advice(setting, names_setting, len(found))
-            if names is None:
+            if names is None and len(found) > 1:
                 self.advice = f" (or, if its first line is no header, {advice})"
             for file in self._files:
                 _check_first_row(file, names, advice)
