@@ -117,7 +117,7 @@ def test_a_key_that_stands_twice():
     ("content", "told"),
     [
         ('{"a": 1}\n{"a": 2\n{"a": 3}', r"line 2 is not readable as a JSON object or a Python dict: Expecting ',' del"),
-        ('{"a": 1}\n\n{"a": "x', r"line 3 .* column 7\); it is the last: is the file cut off\?"),
+        ('{"a": 1}\n\n{"a": "x', r"line 3 .*column 7\); it is the last: is the file cut off\?"),
         ("{'a': 1}\n{'a': 2", "line 2 .*column .*; it is the last"),
         ("{'a': 1}\n{'a': nan}\n{'a': 1}", "line 2 .*: it holds something else than texts"),
         ('[{"a": 1},\n{"a": 2},\n{"a": 3', "line 3 is not readable"),
