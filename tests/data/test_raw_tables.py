@@ -84,6 +84,14 @@ def test_parts_with_other_columns_are_named():
         read("p")
 
 
+def test_parts_without_a_header():
+    write(**{"p__part-0": "a\tx\t1\n", "p__part-1": "b\ty\t2\n"})
+    assert read("p", columns="user,item,time")[0] == EXPECTED
+    write(**{"p__part-0": "a\tx\t1\na\tz\t3\n"})
+    with pytest.raises(ValueError, match="part-0: its first line .* looks like data"):
+        RawTable("p", "interactions")
+
+
 def test_parts_of_json_may_lack_keys():
     write(p__a_DOT_json='{"user": 9007199254740993}\n{"user": 1}', p__b_DOT_json='{"user": 1.5, "item": 2}')
     assert read("p")[0] == {"user": [9007199254740993, 1, 1.5], "item": [None, None, 2]}
