@@ -85,14 +85,14 @@ class RawTable:
                 self._files.append(file)
                 if encoding and not isinstance(file, ParquetFile) and "utf" not in encoding.lower() and is_utf8(path):
                     file.notes.append(f"{path}: read as {encoding}, but it is UTF-8; if so, leave out encoding")
-            found = self._common_columns()
-        if any(isinstance(file, DelimitedFile) for file in self._files):
-            advice = _advice(setting, names_setting, len(found))
-            if names is None:
-                self.advice = f" (or, if its first line is no header, {advice})"
             for file in self._files:
-                _check_first_row(file, names, advice)
-        elif names is not None:
+                if isinstance(file, DelimitedFile):
+                    advice = _advice(setting, names_setting, len(file.columns))
+                    _check_first_row(file, names, advice)
+                    if names is None and len(file.columns) > 1:
+                        self.advice = f" (or, if its first line is no header, {advice})"
+            found = self._common_columns()
+        if names is not None and not any(isinstance(file, DelimitedFile) for file in self._files):
             raise ValueError(f"{names_setting} names the columns of text tables, and {self.name} is none")
         found = [name for name in found if isinstance(name, str) and name.strip()]
         # The index that pandas writes into Parquet is no column.

@@ -84,6 +84,14 @@ def test_parts_with_other_columns_are_named():
         read("p")
 
 
+def test_parts_without_a_header():
+    write(**{"p__part-0": "a\tx\t1\n", "p__part-1": "b\ty\t2\n"})
+    assert read("p", columns="user,item,time")[0] == EXPECTED
+    write(**{"p__part-0": "a\tx\t1\na\tz\t3\n"})
+    with pytest.raises(ValueError, match="part-0: its first line .* looks like data"):
+        RawTable("p", "interactions")
+
+
 def test_parts_of_json_may_lack_keys():
     write(p__a_DOT_json='{"user": 9007199254740993}\n{"user": 1}', p__b_DOT_json='{"user": 1.5, "item": 2}')
     assert read("p")[0] == {"user": [9007199254740993, 1, 1.5], "item": [None, None, 2]}
@@ -144,7 +152,9 @@ def test_what_to_do_when_no_column_is_known():
 def test_movielens_as_it_is_published(capsys):
     write(
         ratings_DOT_dat="".join(f"{u}::{i}::4::{978300000 + u + i}\n" for u in range(1, 6) for i in range(1, 6)),
-        movies_DOT_dat="".join(f"{i}::Café No. {i}, The (1995)::Drama|Comedy\n" for i in range(1, 6)).encode("latin-1"),
+        movies_DOT_dat="".join(
+            f"{i}::Café No. {i}, The (1995)::{'Drama|' * (i > 2)}Comedy\n" for i in range(1, 6)
+        ).encode("latin-1"),
     )
     command = ["prepare", "--interactions=ratings.dat", "--items=movies.dat", "--dataset=ml", "--separator=::",
                "--columns=user,item,rating,time", "--items_columns=item,title,genres"]  # fmt: skip
@@ -152,7 +162,7 @@ def test_movielens_as_it_is_published(capsys):
     assert "movies.dat is not readable as UTF-8 text: line 1 holds 0xe9" in capsys.readouterr().err
     assert main([*command, "--encoding=latin-1"]) == 0
     assert Path("dataset/ml/ml.item").read_text(encoding="utf-8").splitlines()[1] == (
-        "1\tCafé No. 1, The (1995)\tDrama Comedy"
+        "1\tCafé No. 1, The (1995)\tComedy"
     )
     assert len(Path("dataset/ml/ml.inter").read_text().splitlines()) == 26
 

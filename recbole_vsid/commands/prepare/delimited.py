@@ -162,27 +162,24 @@ class DelimitedFile:
                 ) as chunks:  # fmt: skip
                     yield chunks, text
         except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-            raise ValueError(f"{self.path}{self._misfit() or f' is not readable as a table: {error}'}") from error
+            raise ValueError(self._misfit() or f"{self.path} is not readable as a table: {error}") from error
 
     def _misfit(self) -> str | None:
         """What is wrong with the first row that has more values than there are columns, or with the last one."""
-        width, line, problem = len(self.columns), 1, None
+        width, line, last = len(self.columns), 1, 1
         with self._text() as text, _long_values():
             rows = csv.reader(text, delimiter=self._mark)
             for row in rows:
                 # Rows that all end in a separator have an empty value more, which is none.
                 if len(row) > width and any(row[width:]) or len(row) > width + 1:
                     return (
-                        f", line {line} has {len(row)} values for {width} columns ({shown(row)}); a value that holds "
-                        f'{self._separator!r} must stand between quotation marks ("), and a quotation mark in it be '
-                        "doubled"
+                        f"{self.path}, line {line} has {len(row)} values for {width} columns ({shown(row)}); values "
+                        f'that hold {self._separator!r} must stand between quotation marks ("), and these within them be ""'
                     )
-                if rows.line_num > line:  # a value over several lines, perhaps the rest of the file
-                    problem = f', line {line}: the quotation mark of a value has no second one (")'
-                else:
-                    problem = None
-                line = rows.line_num + 1
-        return problem
+                last, line = line, rows.line_num + 1
+        if line > last + 1:  # a value over several lines, perhaps the rest of the file
+            return f'{self.path}, line {last}: the quotation mark of a value has no second one (")'
+        return None
 
     def _judge_line_breaks(self) -> None:
         """A quotation mark that was meant as such swallows lines up to the next one.

@@ -46,7 +46,9 @@ class JsonFile:
             raise ValueError(f"{path} has no rows")
         frame = pd.concat(chunks, ignore_index=True)
         if len(frame) == 1 and frame.iloc[0].map(lambda value: isinstance(value, (dict, list))).all():
-            raise ValueError(f"{path} holds one object of lists or mappings, and must hold one object per row")
+            raise ValueError(
+                f'{path} holds one object of lists or mappings; write one per row, like {{"user": …, "item": …}}'
+            )
         self._frame = frame.where(frame.notna(), None)
         self.columns = [name for name in frame.columns if isinstance(name, str)]
 
@@ -99,7 +101,7 @@ class JsonFile:
                 try:
                     value, end = DECODER.raw_decode(text, place)
                 except (ValueError, RecursionError) as error:
-                    if text[:place].strip(" \t\r\n["):
+                    if isinstance(error, _Repeated) or text[:place].strip(" \t\r\n["):
                         raise self._unreadable(getattr(error, "lineno", line), error) from error
                     try:  # the first object is not JSON: perhaps all of it is one literal of Python
                         literal = _literal(text)
@@ -113,17 +115,20 @@ class JsonFile:
             raise ValueError(f"{self.path} ends before its array does: is the file cut off?")
 
     def _unreadable(self, line: int, error: Exception, hint: str = "") -> ValueError:
-        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        reason = f"{error.msg} (column {error.colno})" if isinstance(error, json.JSONDecodeError) else str(error)
         return ValueError(f"{self.path}, line {line} is not readable as a JSON object or a Python dict: {reason}{hint}")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict:
+class _Repeated(ValueError):
     """A key that stands twice would lose a value in silence."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict:
     found = dict(pairs)
     if len(found) < len(pairs):
         for key, value in pairs:
             if repr(found[key]) != repr(value):
-                raise ValueError(f"the key {key!r} stands twice, with different values")
+                raise _Repeated(f"the key {key!r} stands twice, with different values")
     return found
 
 
@@ -133,6 +138,8 @@ DECODER = json.JSONDecoder(object_pairs_hook=_once)
 def _is_whole(line: str) -> bool:
     try:
         return isinstance(_parsed(line), dict)
+    except _Repeated:
+        return True
     except (ValueError, RecursionError):
         return False
 
@@ -154,6 +161,8 @@ def _parsed(line: str) -> Any:
     except (json.JSONDecodeError, RecursionError) as error:
         try:
             return _literal(line)
+        except _Repeated:
+            raise
         except ValueError:
             if getattr(error, "pos", 0) > 1:  # else it begins like a dict of Python
                 raise error from None
@@ -170,11 +179,24 @@ def _literal(text: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on backslashes within texts
-            return _joined(ast.literal_eval(text.strip()))
+            tree = ast.parse(text.strip(), mode="eval")
+            _check_keys(tree)
+            return _joined(ast.literal_eval(tree))
+    except _Repeated:
+        raise
     except SyntaxError as error:
-        raise ValueError(f"{error.msg} at column {error.offset}") from error
+        raise ValueError(f"{error.msg} (column {error.offset})") from error
     except (ValueError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError("it holds something else than texts, numbers, lists and dicts") from error
+
+
+def _check_keys(tree: ast.AST) -> None:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            keys = [key.value for key in node.keys if isinstance(key, ast.Constant)]
+            repeated = [key for key in keys if keys.count(key) > 1]
+            if repeated:
+                raise _Repeated(f"the key {repeated[0]!r} stands twice")
 
 
 def _joined(value: Any) -> Any:

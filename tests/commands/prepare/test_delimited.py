@@ -141,7 +141,7 @@ def test_texts_longer_than_the_limit_of_csv():
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("a,b,c\n1,2,3,4\n", r"line 2 has 4 values for 3 columns \('1', '2', '3', '4'\); a value that holds ',' must"),
+        ("a,b,c\n1,2,3,4\n", r"line 2 has 4 values for 3 columns \('1', '2', '3', '4'\); values that hold ',' must"),
         ("a,b,c\n1,2,3,4\n1,2,3,4\n", "line 2 has 4 values"),
         ("a,b,c\n1,2,3\n1,2,3,4\n", "line 3 has 4 values"),
         ("a,b,c\n1\n1,2,3,4\n", "line 3 has 4 values"),
