@@ -78,13 +78,20 @@ usage: PROGRAM prepare --interactions=FILE [--items=FILE] --dataset=NAME [--key=
 
 Makes a dataset in RecBole's atomic format from your own tables, checks it, prints what is in it and what to run next.
 
-  --interactions=PATH   one row per event: .csv, .tsv, .jsonl or .parquet; numbers or ISO dates as times
+  --interactions=PATH   one row per event: .csv, .tsv, .jsonl or .parquet; numbers or dates as times. Compressed or
+                        not; also a folder of part files, several files (A,B) or a pattern ("part-*.csv")
   --items=PATH          one row per item
   --data_path=FOLDER    where dataset folders are; default dataset/
   --user=COLUMN  --item=COLUMN  --time=COLUMN  --items_id=COLUMN   if their names are not usual ones
-  --item_columns=A,B:T  columns of the items to take, perhaps with a type: token, token_seq, float; all by default
+  --time=A,B            A orders events, then B, like a day and a time of day; --time=row: the order of the rows
+  --time_format=FORMAT  how times are written, like '%d/%m/%Y %H:%M', if not in a usual form
+  --where=CONDITION     which events count, like "event == 'purchase' and rating >= 4"
+  --item_columns=A,B:T  columns of the items to take, perhaps with a type: token, token_seq, float, or token_seq(;) for
+                        names separated by ;   By default all that say what an item is like
   --min_user_events=N  --min_item_events=N   drop users and items with fewer events until none is left (k-core)
-  --separator=X         between the columns of a text file, if not the usual one of its extension
+  --separator=X         between the columns of a text file, if not the usual one of its extension: ";", "::", tab, ...
+  --columns=A,B,...  --items_columns=A,B,...   names of the columns of text files without a header
+  --encoding=NAME       of text files that are not UTF-8: latin-1, cp1252, ...
   --overwrite=true      replace the files of an existing dataset
 
   PROGRAM prepare --interactions=events.csv --items=products.csv --dataset=my-shop

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,8 +9,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from recbole_vsid.commands.prepare.events import read_events, time_columns
+from recbole_vsid.commands.prepare.next_command import next_command
+from recbole_vsid.commands.prepare.read_back import check_file
+from recbole_vsid.commands.prepare.where import Condition
 from recbole_vsid.data.prepare_items import EVENT_FIELDS, choose_columns, find_items_id, item_file
-from recbole_vsid.data.raw_columns import encode_ids, read_times
 from recbole_vsid.data.raw_tables import RawTable, find_column
 from recbole_vsid.storage import atomic_path, check_name, check_writable
 
@@ -26,9 +28,14 @@ def prepare(
     user=None,
     item=None,
     time=None,
+    time_format=None,
+    where=None,
     items_id=None,
     item_columns=None,
     separator=None,
+    columns=None,
+    items_columns=None,
+    encoding=None,
     min_user_events=0,
     min_item_events=0,
     overwrite=False,
@@ -40,16 +47,28 @@ def prepare(
     without content, items without events are left out. Everything that was changed or left out is in the summary.
 
     Args:
-        interactions: path of a .csv, .tsv, .jsonl or .parquet file, or a DataFrame: one row per event.
+        interactions: one row per event: path of a .csv, .tsv, .jsonl or .parquet file, compressed or not, a folder of
+            part files, a pattern or a list of files, or a DataFrame.
         dataset: name of the dataset to be.
         items: the same kinds of table, one row per item.
         data_path: folder of datasets.
-        user, item, time: columns of ``interactions``; by default those with a usual name.
+        user, item, time: columns of ``interactions``; by default those with a usual name. ``time`` may be several,
+            separated by commas, of which the later ones order what the first leaves open, or ``row`` if the rows stand
+            in the order of time.
+        time_format: how times are written, as ``datetime.strptime`` reads it; numbers, ISO dates and other usual forms
+            are read without.
+        where: a condition on the rows of ``interactions``, like ``"event == 'purchase'"``, see
+            :class:`~recbole_vsid.commands.prepare.where.Condition`.
         items_id: column of ``items`` with the item's id; by default the one named as in ``interactions``, or with a
             usual name.
-        item_columns: columns of ``items`` to take, a list or a text ``"title,brand:token"``, perhaps with a type (see
-            :func:`~recbole_vsid.data.raw_columns.describe_items`); all by default.
-        separator: between the columns of text files, one character; the file's extension decides by default.
+        item_columns: columns of ``items`` to take, a list or a text ``"title,brand:token,tags:token_seq(;)"``, perhaps
+            with a type, and that with what separates the names of a text (see
+            :func:`~recbole_vsid.data.raw_columns.describe_items`); by default all that say what an item is like, which
+            flags, dates, links and serial numbers do not.
+        separator: between the columns of text files, like ``;`` or ``::`` or ``tab``; the file's extension decides by
+            default, or what cuts all lines alike.
+        columns, items_columns: names for the columns of text files without a header, a list or a text with commas.
+        encoding: of text files, like ``latin-1``; UTF-8 by default, unless a byte order mark says otherwise.
         min_user_events, min_item_events: users and items with fewer events are dropped until all that are left have
             as many (k-core).
         overwrite: whether to replace these files of an existing dataset.
@@ -69,20 +88,24 @@ def prepare(
             raise ValueError(f"{key}={least!r} is not usable: it must be a whole number of at least 0")
     if type(overwrite) is not bool:
         raise ValueError(f"overwrite={overwrite!r} is not usable: it must be true or false")
-    table = RawTable(interactions, "interactions", separator)
-    given = {"user": user, "item": item, "time": time}
-    columns = {role: find_column(table, role, choice) for role, choice in given.items()}
-    if len(set(columns.values())) < len(columns):
-        raise ValueError(f"user, item and time must be three columns of {table.name}, not {list(columns.values())}")
+    table = RawTable(interactions, "interactions", separator, columns, encoding)
+    roles = {"user": find_column(table, "user", user), "item": find_column(table, "item", item)}
+    times = time_columns(table, time)
+    every = [*roles.values(), *times]
+    if len(set(every)) < len(every):
+        raise ValueError(f"user, item and time must be three columns of {table.name}, not {every}")
+    condition = None if where is None else Condition(where, table.columns, table.name)
     item_table, chosen = None, None
     if items is not None:  # checked before the events are read, which may take minutes
-        item_table = RawTable(items, "items", separator)
-        items_id = find_items_id(item_table, columns["item"], items_id)
+        item_table = RawTable(items, "items", separator, items_columns, encoding)
+        items_id = find_items_id(item_table, roles["item"], items_id)
         chosen = choose_columns(item_table, items_id, item_columns)
     elif item_columns is not None or items_id is not None:
         raise ValueError("item_columns and items_id choose columns of items=<table>, and there is none")
 
-    events, tokens, facts = _events(table, columns, min_user_events, min_item_events)
+    events, tokens, facts = read_events(
+        table, roles, times, time is not None, time_format, condition, min_user_events, min_item_events
+    )
     described = None
     if item_table is not None:
         wanted = tokens["item"][np.unique(events["item"])]
@@ -91,9 +114,12 @@ def prepare(
         facts.update(item_facts)
     summary = {"dataset": dataset, "folder": str(folder), **_statistics(events), **facts}
     if not summary["users_validated"]:
-        summary["notes"].append("no user has 4 events, so a leave-one-out split has nothing to validate")
+        summary["notes"].append(
+            "no user has 4 events, so a leave-one-out split has nothing to validate, and a run cannot select its "
+            "model: it needs users with more events"
+        )
     summary["files"] = _write(folder, events, tokens, described, _origin(summary, table, item_table))
-    summary["next"] = _next_command(summary, data_path)
+    summary["next"] = next_command(summary, data_path)
     return summary
 
 
@@ -115,77 +141,7 @@ def _files(folder):
     return [folder / f"{folder.name}{suffix}" for suffix in (".inter", ".item", ".yaml")]
 
 
-# --------------------------------------------------------------------- events
-
-
-def _events(table, columns, min_user_events, min_item_events):
-    """The events that stay, in the order of the file, as a DataFrame of codes ``user``, ``item`` and ``seconds``."""
-    raw = table.read(list(columns.values()), inferred=[columns["time"]])
-    n_rows, notes, tokens, events = len(raw), list(table.notes), {}, {}
-    for role in ("user", "item"):
-        where = f"{table.name}, column {columns[role]!r}"
-        events[role], tokens[role], changed = encode_ids(raw.pop(columns[role]), where)
-        notes += changed
-    seconds, exact, unit = read_times(raw.pop(columns["time"]), f"{table.name}, column {columns['time']!r}")
-    events = pd.DataFrame({**events, "exact": exact})
-    kept = ~events.duplicated().to_numpy()
-    dropped = {"exact repetitions": int(n_rows - kept.sum())}
-    kept[kept] = k_core(
-        events["user"][kept].to_numpy(), events["item"][kept].to_numpy(), min_user_events, min_item_events
-    )
-    dropped["too few events of the user or item"] = int(n_rows - kept.sum() - dropped["exact repetitions"])
-    if not kept.any():
-        raise ValueError(
-            f"{table.name}: none of {n_rows:,} events is left with min_user_events={min_user_events} and "
-            f"min_item_events={min_item_events}; lower them"
-        )
-    # RecBole numbers users by their first appearance and sorts float32 times: within a user the file has the order.
-    rows = np.flatnonzero(kept)
-    rows = rows[np.lexsort((exact[rows], events["user"].to_numpy()[rows]))]
-    events = events.drop(columns="exact").iloc[rows].assign(seconds=seconds[rows])
-    unread = [name for name in table.columns if name not in columns.values()]
-    if unread:
-        notes.append(f"{table.name}: columns not used: {', '.join(unread)}")
-    facts = {
-        "columns": columns,
-        "time": {
-            "unit": unit,
-            "first": _moment(seconds[rows].min(), unit),
-            "last": _moment(seconds[rows].max(), unit),
-            "fractions": seconds.dtype.kind == "f",
-        },
-        "rows_read": n_rows,
-        "rows_dropped": dropped,
-        "notes": notes,
-    }
-    return events, tokens, facts
-
-
-def k_core(users, items, min_user_events, min_item_events):
-    """Which events stay when users and items with too few events go, again and again.
-
-    Args:
-        users, items: codes ``[n]`` from 0.
-
-    Returns:
-        bool ``[n]``.
-    """
-    rows = np.arange(len(users))
-    while len(rows):
-        enough = (np.bincount(users[rows]) >= min_user_events)[users[rows]]
-        enough &= (np.bincount(items[rows]) >= min_item_events)[items[rows]]
-        if enough.all():
-            break
-        rows = rows[enough]
-    kept = np.zeros(len(users), dtype=bool)
-    kept[rows] = True
-    return kept
-
-
-def _moment(seconds, unit):
-    if unit is None:
-        return seconds.item()
-    return pd.Timestamp(round(float(seconds) * 10**6), unit="us", tz="UTC").isoformat()
+# ------------------------------------------------------------------ summary
 
 
 def _statistics(events):
@@ -222,6 +178,9 @@ def _write(folder, events, tokens, described, origin):
 
     Returns:
         the paths.
+
+    Raises:
+        ValueError: RecBole would not read a file back as it was meant.
     """
     inter, item, properties = _files(folder)
     load_col = {"inter": list(EVENT_FIELDS)}
@@ -237,26 +196,14 @@ def _write(folder, events, tokens, described, origin):
     if described is not None:
         load_col["item"] = [header.rpartition(":")[0] for header in described]
         frames[item] = pd.DataFrame(described)
-    with ExitStack() as files:  # replaced when all are written, the .inter last
+    with ExitStack() as files:  # replaced when all are written and read back, the .inter last
         for path, frame in frames.items():
             # Quoted where needed, which is how RecBole reads: ids and titles may hold quotation marks.
-            frame.to_csv(files.enter_context(atomic_path(path)), sep="\t", index=False, lineterminator="\n")
+            temporary = files.enter_context(atomic_path(path))
+            frame.to_csv(temporary, sep="\t", index=False, lineterminator="\n")
+            check_file(temporary, str(path), frame)
         text = yaml.safe_dump({"load_col": load_col}, sort_keys=False, allow_unicode=True, default_flow_style=None)
         files.enter_context(atomic_path(properties)).write_text(f"# {origin}\n{text}", encoding="utf-8")
     if described is None:
         item.unlink(missing_ok=True)
     return [str(path) for path in (*frames, properties)]
-
-
-def _next_command(summary, data_path):
-    command = ["python", "run_recbole_vsid.py", "--model=VLSID"]
-    command += [f"--data_path={data_path}", f"--dataset={summary['dataset']}"]
-    properties = summary["files"][-1]
-    if len(properties.split()) == 1:  # config_files is a list separated by blanks, and all columns are the default
-        command.append(f"--config_files={properties}")
-    without_text = summary.get("items_without_text", summary["items"])
-    if without_text == summary["items"]:
-        command.append("--content=cooccurrence")
-    if without_text:  # nor has an item any co-occurrence without training events
-        command.append("--missing_content=zero")
-    return shlex.join(command)

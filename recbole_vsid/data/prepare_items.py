@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 
-from recbole_vsid.data.raw_columns import TYPES, describe_items, encode_ids
+from recbole_vsid.commands.prepare.texts import why_no_content
+from recbole_vsid.data.raw_columns import describe_items, encode_ids
 from recbole_vsid.data.raw_tables import USUAL_NAMES, find_column
 
 EVENT_FIELDS = ("user_id", "item_id", "timestamp")
 # RecBole's sequences have fields of these names.
 RESERVED = (*EVENT_FIELDS, "item_id_list", "timestamp_list", "item_length")
-# RecBole keeps a text column as one array as wide as its longest text, four bytes per character.
-LARGE_COLUMN = 2**29
+# RecBole keeps the texts of a token column in one array as wide as the longest, four bytes per character, and the words
+# of a token_seq column in a matrix as wide as the longest list, eight bytes per word.
+LARGE_COLUMN = 2**28
+# A column with its type and the mark between its names, which may be a comma.
+SEPARATED = r"[^,]+:token_seq\(.*?\)(?=\s*,|\s*$)|[^,]+"
 
 
 def find_items_id(table, item_column, given):
@@ -26,27 +32,32 @@ def choose_columns(table, items_id, given):
     """Read ``item_columns``.
 
     Args:
-        given: a list or a text like ``"title,brand:token"``; None takes all columns.
+        given: a list or a text like ``"title,brand:token,categories:token_seq(;)"``; None takes all columns.
 
     Returns:
-        dict: column → type, or None to decide by content.
+        dict: column → its type, or None to decide by content; and the separator of its names, or None.
 
     Raises:
         ValueError: there is no such column or type.
     """
     if given is None:
-        return {name: None for name in table.columns if name != items_id}
-    names = [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given)
+        return {name: (None, None) for name in table.columns if name != items_id}
+    if not isinstance(given, str) and not (isinstance(given, list) and all(isinstance(name, str) for name in given)):
+        raise ValueError(f"item_columns={given!r} is not usable: it must be names of columns, like 'title,brand:token'")
+    names = re.findall(SEPARATED, given) if isinstance(given, str) else given
     chosen = {}
-    for name in names:
-        column, colon, kind = name.rpartition(":") if name not in table.columns else (name, "", None)
-        if (colon and kind not in TYPES) or column not in table.columns or column == items_id:
+    for name in map(str.strip, names):
+        column, kind, separator = name, None, None
+        if name not in table.columns:
+            parts = re.fullmatch(r"(.*):(token|token_seq|float)(?:(?<=token_seq)\((.+)\))?", name, re.DOTALL)
+            column, kind, separator = parts.groups() if parts else (None, None, None)
+        if column not in table.columns or column == items_id:
             raise ValueError(
                 f"item_columns: {name!r} is not usable; it must be one of the columns "
                 f"{[each for each in table.columns if each != items_id]} of {table.name}, perhaps with :token, "
-                ":token_seq or :float"
+                ":token_seq or :float, or :token_seq(;) for names separated by ;"
             )
-        chosen[column] = kind
+        chosen[column] = (kind, separator)
     return chosen
 
 
@@ -66,13 +77,13 @@ def item_file(table, items_id, chosen, named, wanted):
         ValueError: unusable ids or columns, no column, or no item of ``wanted`` in the table.
     """
     raw = table.read([items_id, *chosen])
-    codes, tokens, notes = encode_ids(raw.pop(items_id), f"{table.name}, column {items_id!r}")
+    codes, tokens, notes = encode_ids(raw.pop(items_id), f"{table.name}, column {items_id!r}", row_is="item")
     notes += table.notes
     first = ~pd.Series(codes).duplicated().to_numpy()
     if not first.all():
         notes.append(f"{table.name}: {(~first).sum():,} rows repeat an item; the first of each counts")
-    with_events = np.isin(tokens, wanted)
-    without_row = wanted[~np.isin(wanted, tokens)]
+    with_events = pd.Index(tokens).isin(wanted)  # np.isin compares every object with every other
+    without_row = wanted[~pd.Index(wanted).isin(tokens)]
     if not with_events.any():
         raise ValueError(
             f"none of the {len(wanted):,} items with events, like {wanted[0]!r}, is in column {items_id!r} of "
@@ -81,15 +92,24 @@ def item_file(table, items_id, chosen, named, wanted):
     rows = np.flatnonzero(first & with_events[codes])
     n_items = len(rows) + len(without_row)
     columns = {"item_id:token": np.concatenate([tokens[codes[rows]], without_row])}
-    described, has_text = {}, np.zeros(n_items, dtype=bool)
-    for name, kind in chosen.items():
+    described, left_out, has_text = {}, {}, np.zeros(n_items, dtype=bool)
+    for name, (kind, separator) in chosen.items():
+        values = raw[name].iloc[rows]
         try:
-            kind, texts = describe_items(raw[name].iloc[rows], kind, f"{table.name}, column {name!r}")
+            kind, texts, told = describe_items(values, kind, f"{table.name}, column {name!r}", separator)
         except ValueError as error:
             if named:
                 raise
             notes.append(f"left out: {error}")
             continue
+        reason = None if named else why_no_content(values, kind, texts)
+        if reason is not None:
+            left_out[name] = reason
+            notes.append(
+                f"{table.name}, column {name!r}: left out, as it holds {reason}; name it in item_columns to take it"
+            )
+            continue
+        notes += told
         texts = np.concatenate([texts.to_numpy(dtype=object), np.full(len(without_row), "", dtype=object)])
         if not (texts != "").any():
             notes.append(f"{table.name}, column {name!r}: left out, as it is empty for all items with events")
@@ -100,13 +120,10 @@ def item_file(table, items_id, chosen, named, wanted):
         columns[f"{field}:{kind}"] = texts
         described[field] = _description(kind, texts)
         has_text |= (texts != "") & (kind != "float")
-        size = 4 * described[field]["distinct"] * max(map(len, texts))
-        if kind == "token" and size > LARGE_COLUMN:
-            notes.append(
-                f"column {field!r} will need {size / 2**30:.1f} GB in RecBole; leave it out or take {name}:token_seq"
-            )
+        notes += _size(name, kind, texts, described[field]["distinct"])
     if not described:
-        raise ValueError(f"{table.name} describes no item: its columns are {table.columns}; set item_columns")
+        reasons = "".join(f", {name!r} holds {reason}" for name, reason in left_out.items())
+        raise ValueError(f"{table.name} describes no item: its columns are {table.columns}{reasons}; set item_columns")
     if len(without_row):
         notes.append(
             f"{len(without_row):,} items with events have no row in {table.name}, {without_row[0]!r} first; they get "
@@ -120,6 +137,20 @@ def item_file(table, items_id, chosen, named, wanted):
         "notes": notes,
     }
     return columns, facts
+
+
+def _size(name, kind, texts, n_distinct):
+    """A note on columns that RecBole can hardly keep in memory."""
+    if kind == "token":
+        size, advice = 4 * n_distinct * max(map(len, texts)), f"take {name}:token_seq"
+    elif kind == "token_seq":
+        longest = max(text.count(" ") + 1 for text in texts)
+        size, advice = 8 * len(texts) * longest, f"shorten its longest list, of {longest:,} words"
+    else:
+        return []
+    if size <= LARGE_COLUMN:
+        return []
+    return [f"column {name!r} will need {size / 2**30:.1f} GB in RecBole; leave it out or {advice}"]
 
 
 def _field_name(name):

@@ -23,7 +23,7 @@ def print_summary(summary, console=None):
     if "item_columns" in summary:
         console.print(_columns(summary))
     for note in summary["notes"]:
-        console.print(f"- {note}", markup=False, highlight=False)
+        console.print(f"- {note}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Written: {', '.join(summary['files'])}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Next: {summary['next']}", markup=False, highlight=False, soft_wrap=True)
 
@@ -35,7 +35,9 @@ def _events(summary):
     view.add_row("density", f"{summary['density']:.4%}")
     time = summary["time"]
     view.add_row("time", f"{time['first']} to {time['last']}")
-    if time["unit"] is None:
+    if time["row_order"]:
+        view.add_row("… read as", "the order of the rows")
+    elif time["unit"] is None:
         view.add_row("… read as", "numbers without a unit, kept as they are")
     else:
         decimals = "with up to 6 decimals" if time["fractions"] else "all of them whole"

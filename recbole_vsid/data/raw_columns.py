@@ -1,52 +1,51 @@
-"""Columns of other programs' tables as RecBole reads them: ids, times, and what describes an item.
+"""Columns of other programs' tables as RecBole reads them: ids, and what describes an item.
 
-RecBole reads atomic files with pandas, where texts like ``NA`` are missing values. An id or a time that would be
-lost or changed there is an error here; in a column that describes items such a text counts as empty.
+RecBole reads atomic files with pandas, where texts like ``NA`` are missing values. An id that would be lost or changed
+there is an error here; in a column that describes items such a text counts as empty.
 """
 
 from __future__ import annotations
 
-import ast
-import json
-import re
-
 import numpy as np
 import pandas as pd
 
-# What pandas.read_csv takes for missing, and RecBole's own token for it.
-MISSING = frozenset(
-    ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
-     "NULL", "NaN", "None", "n/a", "nan", "null", "[PAD]"]
-)  # fmt: skip
+from recbole_vsid.commands.prepare.lists import (
+    BRACKETED,
+    few,
+    find_lists,
+    is_list,
+    joined_names,
+    note_on,
+    without_mappings,
+    written_list,
+)
+from recbole_vsid.commands.prepare.read_back import LONGEST_VALUE
+from recbole_vsid.commands.prepare.texts import MISSING, cleaned, cut, read_html
 
-TYPES = ("token", "token_seq", "float")
 # Whole numbers shared by so many items on average are categories, as in `fields`.
 FEWEST_ITEMS = 5
-# Texts are lists if so many of them hold a separator of lists.
-LIST_SHARE = 0.05
-# Times since 1970 of the years 1973 to 2128; other numbers have no unit.
-EARLIEST, LATEST = 1e8, 5e9
-UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 
 
 # ------------------------------------------------------------------------ ids
 
 
-def encode_ids(values, where):
+def encode_ids(values, where, row_is="event"):
     """Number the ids of a column in the order of their first appearance.
 
     Blanks around ids are removed, and the ``.0`` if all ids have it: they were numbers once.
 
     Args:
-        values: a Series of texts, whole numbers, or floats without a fraction.
+        values: a Series of texts, whole numbers, or floats without a fraction; its index numbers the rows from 0.
         where: the table and the column, for messages.
+        row_is: what a row of the table must be, for messages.
 
     Returns:
         int64 codes ``[n]``, the texts they stand for (object ``[n_ids]``), and sentences on what was changed.
 
     Raises:
-        ValueError: ids that are missing or that RecBole would not read back.
+        ValueError: ids that are missing or that RecBole would not read back, or lists and mappings of ids.
     """
+    _refuse_several(values, where, row_is)
     codes, found = pd.factorize(values)
     found, notes = pd.Series(np.asarray(found)), []
     is_float = found.map(lambda value: isinstance(value, (float, np.floating))).to_numpy(dtype=bool)
@@ -59,6 +58,10 @@ def encode_ids(values, where):
         found = found.astype(object)
         found[is_float] = numbers.astype(np.int64).astype(object)
     texts = found.astype(object).map(str).astype(object)
+    if len(texts) and texts.map(lambda text: BRACKETED.fullmatch(text) is not None).all():
+        read = [written_list(text) for text in texts]
+        if all(is_list(value) or isinstance(value, dict) for value in read):
+            raise _several(read[0], values.index[0], where, row_is)
     stripped = texts.str.strip()
     if (stripped != texts).any():
         notes.append(f"{where}: blanks around {(stripped != texts).sum():,} ids removed")
@@ -69,193 +72,124 @@ def encode_ids(values, where):
     codes = np.append(merged, -1)[codes]
     texts = np.asarray(texts, dtype=object)
     bad = pd.Series(texts, dtype=object)
-    bad = (bad.isin(MISSING) | bad.str.contains(r"[\x00-\x1f\x7f]")).to_numpy(dtype=bool)
-    rows = np.flatnonzero(np.append(bad, True)[codes])
+    bad = bad.isin(MISSING) | bad.str.contains("[\\x00-\\x1f\\x7f\\ud800-\\udfff]") | (bad.str.len() > LONGEST_VALUE)
+    rows = np.flatnonzero(np.append(bad.to_numpy(dtype=bool), True)[codes])
     if len(rows):
-        value = repr(texts[codes[rows[0]]]) if codes[rows[0]] >= 0 else "missing"
+        value = repr(texts[codes[rows[0]]][:80]) if codes[rows[0]] >= 0 else "missing"
         raise ValueError(
-            f"{where}: {len(rows):,} of {len(codes):,} ids are not usable, that of row {rows[0] + 1} first ({value}); "
-            "an id must not be empty, hold a tab or line break, or be a word for a missing value (NA, null, None, "
-            "nan): remove these rows, or rename the id in all tables"
+            f"{where}: {len(rows):,} of {len(codes):,} ids are not usable, that of row {values.index[rows[0]] + 1} "
+            f"first ({value}); an id must not be empty, hold a tab or line break, have more than {LONGEST_VALUE:,} "
+            "characters, or be a word for a missing value (NA, null, None, nan): remove these rows, or rename the id "
+            "in all tables"
         )
     return codes, texts, notes
 
 
-# ---------------------------------------------------------------------- times
+def _refuse_several(values, where, row_is):
+    """Lists, mappings and bytes cannot be numbered, or not as what was meant."""
+    if values.dtype != object or pd.api.types.infer_dtype(values, skipna=True) == "string":
+        return
+    several = values.map(lambda value: is_list(value) or isinstance(value, (dict, bytes))).to_numpy(dtype=bool)
+    if several.any():
+        row = int(np.flatnonzero(several)[0])
+        raise _several(values.iloc[row], values.index[row], where, row_is)
 
 
-def read_times(values, where):
-    """Times as seconds.
-
-    Numbers are seconds, milliseconds, microseconds or nanoseconds since 1970, guessed by the size of their median;
-    numbers of other sizes, like positions in a sequence, stay as they are. Dates without a time zone are in UTC.
-
-    Args:
-        values: a Series of numbers, ISO dates or datetimes.
-        where: the table and the column, for messages.
-
-    Returns:
-        ``(seconds, exact, unit)``: int64 or float64 ``[n]``, down to microseconds; the same times as precisely as they
-        were given, to sort by; and their unit, ``"ISO dates"``, or None for numbers that stay as they are.
-
-    Raises:
-        ValueError: missing or unreadable times, or some in another unit.
-    """
-    if pd.api.types.is_bool_dtype(values):
-        raise ValueError(f"{where} holds true and false, and times are numbers or ISO dates")
-    numeric = pd.api.types.is_numeric_dtype(values)
-    known = values if numeric else values[values.notna() & (values != "")]
-    if numeric or (len(known) and _is_number(known.iloc[0])):
-        exact, unit = pd.to_numeric(values, errors="coerce"), None
-        bad = ~np.isfinite(exact.to_numpy(dtype=np.float64, na_value=np.nan))
-    else:
-        stamps = pd.to_datetime(values, errors="coerce", utc=True, format="ISO8601")
-        exact, unit = stamps.dt.as_unit("ns").astype(np.int64), "ISO dates"
-        bad = stamps.isna().to_numpy()
-        if values.dtype == object:  # words that pandas takes for a time
-            bad |= values.isin(["now", "today"]).to_numpy()
-    _refuse(bad, values, where, "cannot be read", "times are numbers, or ISO dates like 2024-05-31T12:00:00Z")
-    whole = pd.api.types.is_integer_dtype(exact) and exact.max() < 2**63
-    exact = exact.to_numpy(dtype=np.int64 if whole else np.float64)
-    if unit is not None:
-        return _seconds(exact, "nanoseconds"), exact, unit
-    middle = np.median(exact) if len(exact) else 0
-    unit = next((name for name, factor in UNITS.items() if EARLIEST <= middle / factor < LATEST), None)
-    if unit is None:
-        return exact, exact, None
-    outside = (exact < EARLIEST * UNITS[unit]) | (exact >= LATEST * UNITS[unit])
-    allowed = f"most times are {unit} since 1970, and those of 1973 to 2128 are expected"
-    _refuse(outside, values, where, f"are no {unit} since 1970", allowed)
-    return _seconds(exact, unit), exact, unit
-
-
-def _is_number(value):
-    try:
-        return np.isfinite(float(value))
-    except (TypeError, ValueError):
-        return False
-
-
-def _seconds(exact, unit):
-    """Whole seconds stay whole numbers. float64 tells microseconds of our time apart, nanoseconds not."""
-    factor = UNITS[unit]
-    if exact.dtype.kind not in "iu":
-        return exact / factor
-    if not (exact % factor).any():
-        return exact // factor
-    return exact // 10**3 / 10**6 if unit == "nanoseconds" else exact / factor
-
-
-def _refuse(bad, values, where, problem, allowed):
-    rows = np.flatnonzero(bad)
-    if len(rows):
-        value = values.iloc[rows[0]]
-        value = "missing" if pd.isna(value) or value == "" else repr(str(value))
-        raise ValueError(
-            f"{where}: {len(rows):,} of {len(values):,} times {problem}, that of row {rows[0] + 1} first ({value}); "
-            f"{allowed}"
-        )
+def _several(value, row, where, row_is):
+    kind = "a mapping" if isinstance(value, dict) else "bytes" if isinstance(value, bytes) else "a list"
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    return ValueError(
+        f"{where}: row {row + 1} holds {kind} ({str(value)[:80]}) where an id is expected; each row must be one "
+        f"{row_is} with one id: write a row for each element of a list, and the value alone of a mapping"
+    )
 
 
 # --------------------------------------------------------------- item columns
 
 
-def describe_items(values, kind, where):
+def describe_items(values, kind, where, separator=None):
     """One column of the item table as the texts of an atomic file.
 
-    * Lists, also nested ones, lists written as text (``['A', 'B']``) and texts cut by ``|`` or `` > `` become
-      ``token_seq``: names separated by blanks, the words of a name joined by ``_``, no name twice.
+    * Lists, also nested ones, lists written as text (``['A', 'B']``) and texts cut by ``|``, `` > `` or another mark
+      whose parts come back in other texts become ``token_seq``: names separated by blanks, the words of a name joined
+      by ``_``, no name twice.
     * Numbers become ``float``; whole numbers that at least 5 items share on average become ``token``.
     * All other texts become ``token``, one value each.
 
+    A few values of another kind (one of five or more, or 5 %) change nothing; a note names them.
+
     Args:
-        values: a Series.
+        values: a Series; its index numbers the rows from 0.
         kind: ``token``, ``token_seq``, ``float``, or None to decide by content as above. A text that is no list becomes
             the ``token_seq`` of its words.
         where: the table and the column, for messages.
+        separator: what stands between the names of a text, for ``token_seq``.
 
     Returns:
-        ``(kind, texts)``; the texts are a Series of object, empty where a value is missing.
+        ``(kind, texts, notes)``; the texts are a Series of object, empty where a value is missing.
 
     Raises:
-        ValueError: the values cannot be of that kind, or are mappings or vectors.
+        ValueError: the values cannot be of that kind, or are mappings, bytes or vectors.
     """
     values = values.astype(object)
     values = values.where(values.notna(), None)
-    if values.map(lambda value: isinstance(value, dict)).any():
-        raise ValueError(f"{where} holds mappings; leave it out of item_columns, or give it columns of its own")
-    lists = _lists(values) if kind in (None, "token_seq") else None
-    if lists is not None:
-        return "token_seq", _joined_names(lists, where).reindex(values.index, fill_value="")
-    texts = values.map(str, na_action="ignore").fillna("").astype(object)
-    # Every blank is one space, so that tabs and line breaks do not end up in the file.
-    texts = texts.str.replace(r"[\s\x00-\x1f\x7f]+", " ", regex=True).str.strip()
-    texts[texts.isin(MISSING)] = ""
-    if kind == "token_seq":
-        return kind, texts
+    if values.map(lambda value: isinstance(value, bytes)).any():
+        raise ValueError(f"{where} holds bytes that are no text, like images; leave it out of item_columns")
+    known, notes = without_mappings(values.dropna(), int(values.notna().sum()), where)
+    values = known.reindex(values.index).astype(object)
+    values = values.where(values.notna(), None)
+    if kind in (None, "token_seq"):
+        lists, told = find_lists(values, where, separator)
+        if lists is not None:
+            texts, more = joined_names(lists, where)
+            texts, cuts = cut(texts.reindex(values.index, fill_value="").astype(object), True, where)
+            return "token_seq", texts, notes + told + more + cuts
+    values, told = _single(values, where)
+    notes += told
+    texts = cleaned(values.map(str, na_action="ignore").fillna("").astype(object))
+    if kind != "token_seq":
+        found = _numbers(values, texts, kind, where)
+        if found is not None:
+            return (*found[:2], notes + found[2])
+    texts, told = read_html(texts, where)
+    texts, cuts = cut(cleaned(texts), kind == "token_seq", where)
+    return kind or "token", texts, notes + told + cuts
+
+
+def _single(values, where):
+    """Lists among other values as one text each."""
+    listed = values.map(is_list).astype(bool)
+    if not listed.any():
+        return values, []
+    joined = values[listed].map(lambda value: ", ".join(map(str, value)))
+    return values.where(~listed, joined), [note_on(values[listed], where, "lists; each is taken as one text")]
+
+
+def _numbers(values, texts, kind, where):
+    """What :func:`describe_items` returns for numbers; None for texts."""
     filled = texts[texts != ""]
     numbers = pd.to_numeric(filled, errors="coerce")
     bad = ~np.isfinite(numbers)
     if kind == "float" and bad.any():
         row = bad.idxmax()
-        raise ValueError(f"{where} cannot be float: row {row + 1} holds {filled[row]!r}; choose token for this column")
+        raise ValueError(
+            f"{where} cannot be float: row {row + 1} holds {filled[row][:80]!r}; choose token for this column"
+        )
     leading_zero = filled.str.fullmatch(r"0\d+").any()
-    if bad.any() or not len(filled) or (kind != "float" and leading_zero):
-        return kind or "token", texts
+    allowed = few(len(filled)) if kind is None else 0
+    if bad.sum() > allowed or bad.all() or (kind != "float" and leading_zero):
+        return None
+    numbers = numbers[~bad]
     whole = (numbers % 1 == 0).all()
     if kind is None:
         kind = "token" if whole and numbers.nunique() * FEWEST_ITEMS <= len(numbers) else "float"
+    if kind == "token" and bad.any():  # a category, like the others
+        return None
     if kind == "token" and whole and values.map(lambda value: isinstance(value, float) and abs(value) >= 2**53).any():
         raise ValueError(f"{where} holds whole numbers from 2^53 that were read as floats; give them as text")
     if kind == "token" and whole and filled.str.fullmatch(r"\d+\.0").all():
         texts = texts.str.replace(".0", "", regex=False)  # whole numbers that became floats beside missing ones
-    return kind, texts
-
-
-def _is_list(value):
-    return isinstance(value, (list, tuple, set, np.ndarray))
-
-
-def _lists(values):
-    """The values as lists if they are lists or texts that stand for them; else None."""
-    known = values.dropna()
-    if known.map(_is_list).any():
-        return known.map(lambda value: list(value) if _is_list(value) else [value])
-    texts = known.map(str).astype(object).str.strip()
-    texts = texts[~texts.isin(MISSING)]
-    if not len(texts):
-        return None
-    if texts.str.fullmatch(r"\[.*\]", flags=re.DOTALL).all():
-        # NumPy prints arrays without commas, which Python would read as one long text.
-        unreadable = texts.str.contains(r"""['"]\s+['"]""").any()
-        parsed = texts.map(_parsed_list) if not unreadable else texts
-        return parsed if parsed.map(_is_list).all() else None
-    for mark in ("|", " > "):
-        holding = texts.str.contains(mark, regex=False)
-        if holding.mean() >= LIST_SHARE and not texts.str.contains(" | ", regex=False).any():
-            return texts.str.split(mark, regex=False)
-    return None
-
-
-def _parsed_list(text):
-    for read in (ast.literal_eval, json.loads):  # Python's None and JSON's null
-        try:
-            return read(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            pass
-    return None
-
-
-def _joined_names(lists, where):
-    names = lists.explode()
-    while names.map(_is_list).any():
-        names = names.explode()
-    names = names.dropna()
-    if names.map(lambda name: isinstance(name, dict)).any():
-        raise ValueError(f"{where} holds mappings; leave it out of item_columns, or give it columns of its own")
-    if len(names) and names.map(lambda name: isinstance(name, float)).all():
-        raise ValueError(f"{where} holds vectors; leave it out of item_columns and give them as content_file")
-    names = names.map(str).astype(object).str.replace(r"[\s\x00-\x1f\x7f]+", " ", regex=True).str.strip()
-    names = names[~names.isin(MISSING)].str.replace(" ", "_", regex=False)
-    names = names.rename_axis("row").reset_index(name="name").drop_duplicates()
-    return names.groupby("row")["name"].agg(" ".join)
+    if not bad.any():
+        return kind, texts, []
+    notes = [note_on(filled[bad], where, "no numbers; they are left empty, or choose the type token")]
+    return kind, texts.where(~texts.index.isin(filled.index[bad]), ""), notes

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import re
-import warnings
-import zlib
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
+
+from recbole_vsid.commands.prepare.delimited import (
+    DelimitedFile,
+    guess_separator,
+    read_separator,
+    sample_lines,
+    shown,
+)
+from recbole_vsid.commands.prepare.files import check_encoding, first_bytes, is_utf8, source_files, table_suffix
+from recbole_vsid.commands.prepare.json_lines import JsonFile
+from recbole_vsid.commands.prepare.parquet import MAGIC, ParquetFile
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 PARQUET = (".parquet", ".pq")
-COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open}
-CHUNK_ROWS = 500_000
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|\d{4}-\d\d?-\d\d?([T ][\d:.]+)?([zZ]|[+-]\d\d:?\d\d)?")
+MOST_SHOWN = 30  # names of columns in a message
+MOST_NOTES = 10
 
 # In lower case and without signs, so that userId, user_id and "User ID" are one name.
 USUAL_NAMES = {
@@ -34,171 +42,187 @@ class RawTable:
     """A table whose columns are known before it is read.
 
     Args:
-        source: path of a file, or a DataFrame.
+        source: a DataFrame, or files as :func:`~recbole_vsid.commands.prepare.files.source_files` takes them: text
+            tables, JSON objects or Parquet, compressed or not. All files of a table have the same columns, but for
+            JSON, whose objects may lack some.
         setting: ``interactions`` or ``items``, for messages.
-        separator: between the columns of a text file; by default ``,`` in a .csv and a tab in a .tsv.
+        separator: between the columns of a text file; by default ``,`` in a .csv, a tab in a .tsv, and a guess in
+            others.
+        columns: names for the columns of text files without a header, as a list or a text with commas.
+        encoding: of text files; by default UTF-8, unless a byte order mark says otherwise.
 
     Attributes:
         name: how messages call the table.
         columns: its column names in order.
-        notes: sentences for the summary, on what was read.
+        advice: the end of a message on columns that cannot be told.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is of an unknown kind, not readable, or has two columns of one name.
+        ValueError: a file is of an unknown kind, not readable, or has two columns of one name; or an argument is not
+            usable.
         ImportError: a Parquet file, and pyarrow is not installed.
     """
 
-    def __init__(self, source, setting, separator=None):
-        self._frame, self._separator, self.notes = None, None, []
+    def __init__(
+        self,
+        source: Any,
+        setting: str,
+        separator: str | None = None,
+        columns: Sequence[str] | str | None = None,
+        encoding: str | None = None,
+    ):
+        self._frame, self._files, self.advice = None, [], ""
+        names_setting = "columns" if setting == "interactions" else f"{setting}_columns"
+        names, separator = _read_names(columns, names_setting), read_separator(separator)
+        check_encoding(encoding)
         if isinstance(source, pd.DataFrame):
             self.name, self._frame = f"the DataFrame {setting}", source
+            found = list(source.columns)
         else:
-            self._path = Path(source)
-            self.name = str(source)
-            if not self._path.is_file():
-                raise FileNotFoundError(f"{setting}={str(source)!r}: there is no such file")
-            self._open(setting, separator)
-        names = self._header() if self._frame is None else list(self._frame.columns)
-        names = [name for name in names if isinstance(name, str) and name.strip()]
+            self.name = ", ".join(map(str, source)) if isinstance(source, (list, tuple)) else str(source)
+            for path in source_files(source, setting):
+                file = _opened(path, setting, separator, names, encoding)
+                self._files.append(file)
+                if encoding and not isinstance(file, ParquetFile) and "utf" not in encoding.lower() and is_utf8(path):
+                    file.notes.append(f"{path}: read as {encoding}, but it is UTF-8; if so, leave out encoding")
+            for file in self._files:
+                if isinstance(file, DelimitedFile):
+                    advice = _advice(setting, names_setting, len(file.columns))
+                    _check_first_row(file, names, advice)
+                    if names is None and len(file.columns) > 1:
+                        self.advice = f" (or, if its first line is no header, {advice})"
+            found = self._common_columns()
+        if names is not None and not any(isinstance(file, DelimitedFile) for file in self._files):
+            raise ValueError(f"{names_setting} names the columns of text tables, and {self.name} is none")
+        found = [name for name in found if isinstance(name, str) and name.strip()]
         # The index that pandas writes into Parquet is no column.
-        self.columns = [name for name in names if not re.fullmatch(r"__index_level_\d+__", name)]
+        self.columns = [name for name in found if not re.fullmatch(r"__index_level_\d+__", name)]
         repeated = sorted({name for name in self.columns if self.columns.count(name) > 1})
         if repeated:
             raise ValueError(f"{self.name} has several columns named {repeated}; rename all but one of each")
 
-    def read(self, columns, inferred=()):
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for the summary, on what was read so far."""
+        notes = [note for file in self._files for note in file.notes]
+        more = len(notes) - MOST_NOTES
+        return notes if more < 1 else [*notes[:MOST_NOTES], f"{self.name}: {more} more notes on other files"]
+
+    def read(self, columns: list[str], inferred: Sequence[str] = ()) -> pd.DataFrame:
         """The columns ``columns`` as a DataFrame, rows numbered from 0.
 
         Those of a text file are texts, but for the columns ``inferred``, which are numbers if they look like it.
+        Values of JSON and Parquet are what they were there; bytes that are no UTF-8 text stay bytes.
 
         Raises:
             ValueError: no rows, or rows that cannot be read as they were meant.
         """
-        table = self._read(columns, inferred)
+        if self._frame is not None:
+            table = self._frame[columns].reset_index(drop=True)
+        else:
+            table = _stacked([file.read(columns, inferred) for file in self._files])
         if not len(table):
             raise ValueError(f"{self.name} has no rows")
         return table
 
-    def _read(self, columns, inferred):
-        if self._frame is not None:
-            return self._frame[columns].reset_index(drop=True)
-        if self._separator is None:
-            with _readable(self.name, "Parquet"):
-                from pyarrow.parquet import read_table
-
-                # Without pandas' metadata, which would make an index of some columns.
-                table = read_table(self._path, columns=columns).to_pandas(ignore_metadata=True)
-            for name in table.select_dtypes(object):
-                with _readable(f"{self.name}, column {name!r},", "UTF-8 text"):
-                    table[name] = table[name].map(_decoded)
-            return table
-        # With usecols pandas would cut rows that are too long without a word: an unquoted comma shifts their columns.
-        dtype = {name: str for name in self.columns if name not in inferred}
-        n_lines, n_separators = self._count()
-        with self._readable_csv(), self._csv(dtype=dtype, chunksize=CHUNK_ROWS) as chunks:
-            table = pd.concat([chunk[columns] for chunk in chunks], ignore_index=True)
-        if n_separators < (len(table) + 1) * (len(self.columns) - 1):
-            self.notes.append(f"{self.name}: some rows have fewer columns than the header; what they lack is empty")
-        if n_lines > len(table) + 1 and len(self.columns) > 1:  # else no row has several lines, or none is told by them
-            self._judge_line_breaks()
-        return table
-
-    def _count(self):
-        """Lines and separators of the text file.
-
-        Raises:
-            ValueError: a NUL byte, at which pandas would cut off a value.
-        """
-        n_lines, n_separators, last = 0, 0, b"\n"
-        with COMPRESSED.get(self._path.suffix.lower(), open)(self._path, "rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):
-                if b"\0" in block:
-                    raise ValueError(f"{self.name} holds NUL bytes after line {n_lines}; it must be UTF-8 text")
-                n_lines, last = n_lines + block.count(b"\n"), block
-                n_separators += block.count(self._separator.encode())
-        return n_lines + (not last.endswith(b"\n")), n_separators
-
-    def _judge_line_breaks(self):
-        """A quotation mark that was meant as such swallows lines up to the next one.
-
-        If that stands in the same column, the value holds as many separators as the lines that it swallowed.
-        """
-        swallowed, first_row = [], 1
-        per_line = len(self.columns) - 1
-        with self._readable_csv(), self._csv(dtype=str, chunksize=CHUNK_ROWS) as chunks:
-            for chunk in chunks:
-                breaks = chunk.apply(lambda column: column.str.count("\r\n|\r|\n"))
-                separators = chunk.apply(lambda column: column.str.count(re.escape(self._separator)))
-                found = ((breaks > 0) & (separators == breaks * per_line)).any(axis=1).to_numpy()
-                swallowed += (np.flatnonzero(found) + first_row).tolist()
-                first_row += len(chunk)
-        if not swallowed:
-            return
-        seen = f"{len(swallowed):,} rows, row {swallowed[0]} first, seem to hold other rows between quotation marks"
-        if self._separator == "\t":  # texts hold commas, but hardly tabs
-            raise ValueError(f'{self.name}: {seen}; remove the quotation marks, or write each as ""')
-        self.notes.append(f"{self.name}: {seen}; if those are no quotes, these rows are lost")
-
-    def _open(self, setting, separator):
-        suffixes = [suffix.lower() for suffix in self._path.suffixes if suffix.lower() not in COMPRESSED]
-        suffix = suffixes[-1] if suffixes else ""
-        if suffix in DELIMITERS or (separator is not None and suffix not in (*JSON_LINES, *PARQUET)):
-            separator = {"\\t": "\t", "tab": "\t"}.get(separator, separator) or DELIMITERS[suffix]
-            if len(separator) != 1:
-                raise ValueError(f"separator={separator!r} is not usable: it must be one character, or tab")
-            self._separator = separator
-        elif suffix in JSON_LINES:
-            with _readable(self.name, "JSON lines, one object per line"):
-                self._frame = pd.read_json(
-                    self._path, lines=True, dtype=False, convert_dates=False, encoding="utf-8-sig"
+    def _common_columns(self) -> list[str]:
+        first, *others = self._files
+        found = list(first.columns)
+        for file in others:
+            if isinstance(file, JsonFile):  # its objects may lack some
+                found += [name for name in file.columns if name not in found]
+            elif sorted(file.columns) != sorted(found):
+                raise ValueError(
+                    f"{file.path} has the columns {file.columns[:MOST_SHOWN]}, and {first.path} has "
+                    f"{first.columns[:MOST_SHOWN]}; all files of a table must have the same"
                 )
-                if not any(isinstance(name, str) for name in self._frame.columns):
-                    raise ValueError("its lines are no objects with names")
-        elif suffix not in PARQUET:
-            known = ", ".join((*DELIMITERS, *JSON_LINES, *PARQUET))
-            raise ValueError(
-                f"{setting}={self.name!r} must end in one of {known}; for another text table set separator"
-            )
-
-    def _header(self):
-        if self._separator is not None:
-            with self._readable_csv():
-                return self._csv(header=None, nrows=1, dtype=str).iloc[0].tolist()
-        try:
-            from pyarrow.parquet import read_schema
-        except ImportError as error:
-            raise ImportError(
-                f'{self.name} needs pyarrow: pip install "recbole_vsid[parquet]" (or save the table as .csv)'
-            ) from error
-        with _readable(self.name, "Parquet"):
-            return read_schema(self._path).names
-
-    def _csv(self, **options):
-        # Missing values are judged later: pandas would make one of an item named NA.
-        return pd.read_csv(
-            self._path, sep=self._separator, na_filter=False, index_col=False, low_memory=False,
-            float_precision="round_trip", **options,
-        )  # fmt: skip
-
-    def _readable_csv(self):
-        return _readable(self.name, "UTF-8 text with a header, and no row longer than the header")
+        return found
 
 
-def _decoded(value):
-    """Texts of programs that do not tell Parquet that they are texts."""
-    return value.decode() if isinstance(value, bytes) else value
+def _read_names(given: Sequence[str] | str | None, setting: str) -> list[str] | None:
+    if given is None:
+        return None
+    names = given.split(",") if isinstance(given, str) else given
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        names = []
+    names = [name.strip() for name in names]
+    filled = [name for name in names if name]
+    if not filled or len(set(filled)) < len(filled):
+        raise ValueError(
+            f"{setting}={given!r} is not usable: it must name the columns of a file without a header, each once, like "
+            "user,item,rating,time"
+        )
+    return names
 
 
-@contextmanager
-def _readable(name, form):
-    """Turns what the parsers raise, and pandas' warning about rows that are too long, into an error with the file."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            yield
-    except (ValueError, OSError, EOFError, zlib.error, pd.errors.ParserWarning) as error:
-        raise ValueError(f"{name} is not readable as {form}: {error}") from error
+def _opened(
+    path: Path, setting: str, separator: str | None, names: list[str] | None, encoding: str | None
+) -> DelimitedFile | JsonFile | ParquetFile:
+    """A file by its content where that tells, or else by its extension."""
+    start, suffix = first_bytes(path, len(MAGIC)), table_suffix(path)
+    if start == MAGIC or suffix in PARQUET:
+        return ParquetFile(path)
+    separator = separator or DELIMITERS.get(suffix)
+    if suffix not in JSON_LINES and separator is not None:
+        return DelimitedFile(path, separator, encoding, names)
+    if suffix in JSON_LINES:
+        return JsonFile(path, encoding)
+    lines = sample_lines(path, encoding)
+    if lines and lines[0].lstrip().startswith(("{", "[")):
+        return JsonFile(path, encoding)
+    separator = guess_separator(lines)
+    if separator is None:
+        known = ", ".join((*DELIMITERS, *JSON_LINES, *PARQUET))
+        raise ValueError(f"{setting}={str(path)!r} must end in one of {known}; for another text table set separator")
+    file = DelimitedFile(path, separator, encoding, names)
+    file.notes.append(f"{path}: its columns look separated by {separator!r}; if they are not, set separator")
+    return file
+
+
+def _advice(setting: str, names_setting: str, n_columns: int) -> str:
+    names = ["item", "title", "category"]
+    if setting == "interactions":
+        names = ["user", "item", "time"] if n_columns == 3 else ["user", "item", "rating", "time"]
+    return f"{names_setting}={','.join(names[:n_columns])}" + ",…" * (n_columns > len(names))
+
+
+def _check_first_row(file: DelimitedFile, names: list[str] | None, advice: str) -> None:
+    """Refuse data that were taken for a header, which would lose a row, and a header taken for data."""
+    header = file.first_rows[0]
+    if names is None and _is_data(*file.first_rows):
+        raise ValueError(
+            f"{file.path}: its first line ({shown(header)}) looks like data; name the columns of a file without a "
+            f"header, like {advice}"
+        )
+    alike = [value.strip().lower() for value in header] == [name.lower() for name in names or ()]
+    if names is not None and (alike or sum(map(_is_usual, header)) > 1):
+        raise ValueError(f"{file.path} has a header ({shown(header)}); leave out {advice.partition('=')[0]}")
+
+
+def _is_data(header: list[str], row: Sequence[str] = ()) -> bool:
+    """Whether a header has numbers above numbers, and no name that is known."""
+    numbers = [name for name, value in zip(header, row) if NUMBER.fullmatch(name) and NUMBER.fullmatch(value)]
+    # Programs number the columns of a matrix from 0 or 1.
+    numbered = len(numbers) > 1 and numbers == [str(int(numbers[0] == "1") + place) for place in range(len(numbers))]
+    if numbered and (len(numbers) > 2 or len(header) > len(numbers)):
+        return False
+    return bool(numbers) and not any(map(_is_usual, header))
+
+
+def _is_usual(name: str) -> bool:
+    return any(_plain(name) in usual.split() for usual in USUAL_NAMES.values())
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    if len(tables) == 1:
+        return tables[0]
+    # pandas would make floats of whole numbers beside floats, and lose digits.
+    mixed = [name for name in tables[0] if len({table[name].dtype for table in tables}) > 1]
+    return pd.concat([table.astype(dict.fromkeys(mixed, object)) for table in tables], ignore_index=True)
 
 
 def find_column(table, role, given, setting=None, usual=None):
@@ -213,15 +237,17 @@ def find_column(table, role, given, setting=None, usual=None):
     Raises:
         ValueError: there is no such column, or none or several have usual names.
     """
-    setting, known = setting or role, f"the columns of {table.name} are {table.columns}"
+    more = len(table.columns) - MOST_SHOWN
+    listed = f"{table.columns[:MOST_SHOWN]} and {more} more" if more > 0 else str(table.columns)
+    setting, known = setting or role, f"the columns of {table.name} are {listed}"
     if given is not None:
         if given not in table.columns:
             raise ValueError(f"{setting}={given!r} is no column; {known}")
         return given
     usual = (usual or USUAL_NAMES[role]).split()
-    found = [name for name in table.columns if re.sub(r"[\W_]", "", name).lower() in usual]
+    found = [name for name in table.columns if _plain(name) in usual]
     if len(found) == 1:
         return found[0]
     problem = f"{found} all look like the {role}" if found else f"none looks like the {role}"
     hint = " (or set separator, as there is only one)" if len(table.columns) == 1 else ""
-    raise ValueError(f"{known}: {problem}; set {setting}=<column>{hint}")
+    raise ValueError(f"{known}: {problem}; set {setting}=<column>{hint}{table.advice}")

@@ -18,11 +18,13 @@ from rich.console import Console
 
 from recbole_vsid import prepare
 from recbole_vsid.cli import main
+from recbole_vsid.commands.prepare.events import k_core
+from recbole_vsid.commands.prepare.texts import MISSING
+from recbole_vsid.commands.prepare.times import read_times
 from recbole_vsid.config import Config
 from recbole_vsid.data.dataset import dataset_class
-from recbole_vsid.data.prepare import k_core
 from recbole_vsid.data.prepare_report import print_summary
-from recbole_vsid.data.raw_columns import MISSING, describe_items, encode_ids, read_times
+from recbole_vsid.data.raw_columns import describe_items, encode_ids
 from tests.conftest import item_texts, planted_events
 
 NASTY = "\"',;:\\#|% .0[]()NAa=é名\u2028\x85"
@@ -199,17 +201,17 @@ def test_all_kinds_of_tables_give_the_same_files(suffix):
     ("name", "content", "told"),
     [
         ("missing.csv", None, "interactions='missing.csv': there is no such file"),
-        ("events.xlsx", b"x", r"interactions='events.xlsx' must end in one of .csv, .tsv"),
-        ("empty.csv", b"", "empty.csv is not readable as UTF-8 text"),
+        ("events.xlsx", b"x", "events.xlsx is a spreadsheet.*save its sheet as CSV"),
+        ("empty.csv", b"", "empty.csv is empty"),
         ("latin.csv", "user,item,time\né,b,1\n".encode("latin-1"), "latin.csv is not readable as UTF-8 text"),
-        ("long.csv", b"user,item,time\na,b,1,9\na,b,2,9\n", "long.csv is not readable as UTF-8 text"),
-        ("longer.csv", b"user,item,time\na,b,1\na,b,2,9\n", "longer.csv is not readable as UTF-8 text"),
+        ("long.csv", b"user,item,time\na,b,1,9\na,b,2,9\n", "long.csv, line 2 has 4 values for 3 columns"),
+        ("longer.csv", b"user,item,time\na,b,1\na,b,2,9\n", "longer.csv, line 3 has 4 values for 3 columns"),
         ("short.csv", b"user,item,time\na,b,1\na\n", "ids are not usable, that of row 2 first"),
         ("twice.csv", b"user,user,item,time\na,b,c,1\n", r"several columns named \['user'\]"),
-        ("list.json", b'[{"user": 1}', "list.json is not readable as JSON lines"),
-        ("array.json", b'[{"user": 1}, {"user": 2}]\n', "array.json is not readable as JSON lines.*no objects"),
+        ("list.json", b'[{"user": 1}', "list.json ends before its array does"),
+        ("array.json", b"[1, 2]\n[3, 4]\n", "array.json, line 1: '1' is no object"),
         ("only.csv", b"user,item,time\n", "only.csv has no rows"),
-        ("nul.csv", b"user,item,time\na,b\0c,1\n", "nul.csv holds NUL bytes after line 0"),
+        ("nul.csv", b"user,item,time\na,b\0c,1\n", "nul.csv holds a NUL byte in line 2"),
         (
             "quote.tsv",
             b'user\titem\ttime\ttext\na\tb\t1\t"oh\na\tc\t2\tno"\n',
@@ -238,7 +240,7 @@ def test_rows_over_several_lines_are_told():
     Path("events.csv").write_text('user,item,time,text\na,b,1,"oh,\nno"\na,d,3,x\n')
     assert "seem to hold" not in "\n".join(prepare("events.csv", "other")["notes"])
     Path("events.csv").write_text("user,item,time,text\na,b,1\na,d,3,x\n")
-    assert "some rows have fewer columns" in "\n".join(prepare("events.csv", "third")["notes"])
+    assert "some rows have fewer values than columns" in "\n".join(prepare("events.csv", "third")["notes"])
 
 
 def test_texts_that_parquet_takes_for_bytes():
@@ -247,7 +249,7 @@ def test_texts_that_parquet_takes_for_bytes():
     assert prepare("events.parquet", "shop")["users"] == 3
     assert lines("dataset/shop/shop.inter")[1].startswith("u0\t")
     small_events().assign(user_id=b"\xff").to_parquet("events.parquet")
-    with pytest.raises(ValueError, match="column 'user_id', is not readable as UTF-8 text"):
+    with pytest.raises(ValueError, match="column 'user_id'.*bytes"):
         prepare("events.parquet", "other")
 
 
@@ -320,6 +322,40 @@ def test_every_word_that_pandas_takes_for_missing_is_known():
     assert STR_NA_VALUES <= MISSING
 
 
+@pytest.mark.parametrize(
+    ("bad", "kind"),
+    [
+        (["i0", "i1"], "a list"),
+        ([], "a list"),
+        ({"$oid": "5a"}, "a mapping"),
+        (np.array(["i0"]), "a list"),
+        (b"i", "bytes"),
+    ],
+)
+@pytest.mark.parametrize("column", ["user_id", "item_id"])
+def test_several_ids_in_a_row(bad, kind, column):
+    events = small_events().astype(object)
+    events.at[4, column] = bad
+    with pytest.raises(ValueError, match=rf"column '{column}': row 5 holds {kind} .*each row must be one event"):
+        prepare(events, "shop")
+    items = pd.DataFrame({"item_id": ["i0", bad], "title": ["x", "y"]})
+    with pytest.raises(ValueError, match=rf"column 'item_id': row 2 holds {kind} .*each row must be one item"):
+        prepare(small_events(), "shop", items)
+    assert not Path("dataset").exists()
+
+
+@pytest.mark.parametrize("text", ["['i0', 'i1']", '["i0"]', "{'$oid': '5a'}"])
+def test_lists_of_ids_written_as_text(text):
+    with pytest.raises(ValueError, match="row 1 holds a .* where an id is expected"):
+        encode_ids(pd.Series([text] * 3), "here")
+    assert len(encode_ids(pd.Series([text, "i1"]), "here")[1]) == 2
+
+
+def test_ids_that_are_too_long():
+    with pytest.raises(ValueError, match="that of row 2 first .*more than 131,072 characters"):
+        encode_ids(pd.Series(["a", "x" * 131_073]), "here")
+
+
 # ---------------------------------------------------------------------- times
 
 SECOND = 1_700_000_001
@@ -344,7 +380,7 @@ SECOND = 1_700_000_001
     ],
 )
 def test_times_become_seconds(given, seconds, unit):
-    found, exact, found_unit = read_times(pd.Series(given), "here")
+    found, exact, found_unit, _ = read_times(pd.Series(given), "here")
     assert found.tolist() == seconds and found_unit == unit and len(exact) == len(given)
     assert found.dtype.kind == ("i" if all(isinstance(second, int) for second in seconds) else "f")
 
@@ -396,6 +432,58 @@ def test_order_within_a_second_survives(tmp_path, step):
     assert written.is_monotonic_increasing and written.nunique() == (40 if step > 1 else 1)
 
 
+def test_a_day_and_a_time_of_day():
+    events = pd.DataFrame({
+        "user": list("aaabbb"), "item": list("xyzxyz"), "day": ["2019-10-02"] * 3 + ["2019-10-01"] * 3,
+        "clock": ["10:00", "9:00:30", "9:00"] * 2, "since": [300, 200, 100, 30, 20, 20],
+    })  # fmt: skip
+    assert "100% of the events share their time" in "\n".join(prepare(events, "day", time="day")["notes"])
+    clock = prepare(events, "clock", time="day,clock")
+    assert [line.split("\t")[1] for line in lines("dataset/clock/clock.inter")[1:]] == list("zyxzyx")
+    assert clock["time"]["first"] == "2019-10-01T09:00:00+00:00" and clock["columns"]["time"] == "day,clock"
+    named = prepare(events, "named", time="day,clock", time_format="%Y-%m-%d %H:%M", where="item != 'y'")
+    assert lines("dataset/named/named.inter")[1:] == [lines("dataset/clock/clock.inter")[row] for row in (1, 3, 4, 6)]
+    assert named["rows_dropped"]["where does not hold"] == 2
+    since = prepare(events, "since", time="day, since")
+    assert [line.split("\t")[1] for line in lines("dataset/since/since.inter")[1:]] == list("zyxyzx")
+    assert [int(line.split("\t")[2]) % 86400 for line in lines("dataset/since/since.inter")[1:]] == [0, 1, 2, 0, 0, 1]
+    assert "stand in the order of 'since'" in "\n".join(since["notes"])
+    with pytest.raises(ValueError, match="'hour' is no column"):
+        prepare(events, "other", time="day,hour")
+    with pytest.raises(ValueError, match="names a column twice"):
+        prepare(events, "other", time="day,day")
+
+
+def test_the_order_of_the_rows_as_time(capsys):
+    events = pd.DataFrame({"user": list("abab"), "item": list("xyzx"), "stars": [5, 4, 1, 2]})
+    with pytest.raises(ValueError, match="set time=<column>, or time=row if the rows stand in the order of time"):
+        prepare(events, "shop")
+    assert "like ratings" in "\n".join(prepare(events, "stars", time="stars")["notes"])
+    summary = prepare(events, "shop", time="row")
+    assert [line.split("\t")[1] for line in lines("dataset/shop/shop.inter")[1:]] == ["x", "z", "y", "x"]
+    assert summary["columns"]["time"] == "row" and summary["time"]["row_order"]
+    print_summary(summary, Console(width=150))
+    assert "the order of the rows" in capsys.readouterr().out
+    named = prepare(events.assign(row=[4, 3, 2, 1]), "named", time="row")
+    assert [line.split("\t")[1] for line in lines("dataset/named/named.inter")[1:]] == ["z", "x", "x", "y"]
+    assert not named["time"]["row_order"]
+
+
+def test_only_some_rows():
+    events = small_events().assign(event=["view", "buy"] * 6, stars=["5", "", "3", "4"] * 3)
+    events.to_csv("events.csv", index=False)
+    summary = prepare("events.csv", "shop", where="event == 'view' and stars >= 4")
+    assert summary["events"] == 3 and summary["rows_dropped"]["where does not hold"] == 9
+    assert not [note for note in summary["notes"] if "not used" in note]
+    times = prepare("events.csv", "times", where="timestamp > 2")
+    assert times["events"] == 6 and times["time"]["first"] == 3
+    with pytest.raises(ValueError, match="where holds for none of 12 rows"):
+        prepare("events.csv", "none", where="event == 'cart'")
+    events.loc[[3, 6], ["user_id", "event"]] = [["", "buy"], ["", "view"]]
+    with pytest.raises(ValueError, match="1 of 6 ids are not usable, that of row 7 first"):
+        prepare(events, "none", where="event == 'view'")
+
+
 # --------------------------------------------------------------------- k-core
 
 
@@ -413,6 +501,18 @@ def test_k_core(pairs, min_user, min_item):
     users, items = (np.array(column, dtype=int) for column in (zip(*pairs) if pairs else ([], [])))
     kept = k_core(users, items, min_user, min_item)
     assert [pair for pair, keep in zip(pairs, kept) if keep] == naive_core(pairs, min_user, min_item)
+
+
+def test_the_core_is_that_of_recboles_own_filter(tmp_path):
+    rng = np.random.default_rng(5)
+    events = events_frame([(f"u{u}", f"i{i}", t) for t, (u, i) in enumerate(rng.integers(0, 12, (90, 2)))])
+    ours = load(prepare(events, "ours", data_path=tmp_path, min_user_events=4, min_item_events=5), tmp_path)
+    whole = prepare(events, "whole", data_path=tmp_path)
+    intervals = {"user_inter_num_interval": "[4,inf)", "item_inter_num_interval": "[5,inf)"}
+    config = Config("BPR", "whole", [whole["files"][-1]], {"data_path": str(tmp_path), **intervals})
+    theirs = dataset_class(config)(config)
+    theirs.build()
+    assert 0 < len(ours.inter_feat) < 90 and loaded_events(ours) == loaded_events(theirs)
 
 
 def test_too_few_events_are_dropped_and_told():
@@ -442,7 +542,7 @@ def test_too_few_events_are_dropped_and_told():
         ([["Hair Care", "Nails"], [], None], "token_seq", ["Hair_Care Nails", "", ""]),
         ([[["A", "B"], ["A", "C"]], "D"], "token_seq", ["A B C", "D"]),
         (["['Hair Care', 'Nails']", "[]", ""], "token_seq", ["Hair_Care Nails", "", ""]),
-        (["['a' 'b']", "['c' 'd']"], "token", ["['a' 'b']", "['c' 'd']"]),
+        (["['a' 'b']", "['c' 'd']"], "token_seq", ["a b", "c d"]),
         (["[1] a [2]"], "token", ["[1] a [2]"]),
         (["Action|Sci-Fi", "Drama"], "token_seq", ["Action Sci-Fi", "Drama"]),
         (["Beauty > Hair Care", "Beauty"], "token_seq", ["Beauty Hair_Care", "Beauty"]),
@@ -451,7 +551,7 @@ def test_too_few_events_are_dropped_and_told():
     ],
 )
 def test_types_of_item_columns(given, kind, expected):
-    found, texts = describe_items(pd.Series(given, dtype=object), None, "here")
+    found, texts, notes = describe_items(pd.Series(given, dtype=object), None, "here")
     assert (found, texts.tolist()) == (kind, expected)
 
 
@@ -512,6 +612,8 @@ def test_items_and_events_that_do_not_match():
         ({"items": pd.DataFrame({"item_id": ["i0"]})}, "describes no item"),
         ({"items": pd.DataFrame({"item_id": ["i0"], "a b": ["x"], "a_b": ["x"]})}, "two columns would be named 'a_b'"),
         ({"items": None, "item_columns": "title"}, "there is none"),
+        ({"item_columns": 5}, "item_columns=5 is not usable"),
+        ({"item_columns": [5]}, r"item_columns=\[5\] is not usable"),
     ],
 )
 def test_item_tables_that_are_refused(change, told):
@@ -526,6 +628,49 @@ def test_a_column_with_a_colon_can_be_chosen():
     assert list(prepare(small_events(), "shop", items, item_columns=["a:b"])["item_columns"]) == ["a_b"]
     again = prepare(small_events(), "shop", items, item_columns="a:b:token_seq", overwrite=True)
     assert again["item_columns"]["a_b"]["type"] == "token_seq" and again["item_columns"]["a_b"]["distinct"] == 2
+
+
+def test_columns_that_say_nothing_are_left_out_unless_named():
+    items = pd.DataFrame({
+        "item_id": [f"i{i}" for i in range(10)], "in_stock": [True, False] * 5,
+        "added": [f"2019-10-{day + 1:02}" for day in range(10)], "picture": [f"https://a.org/{i}" for i in range(10)],
+        "shop": "ours", "photo": [b"\x89PNG\xff"] * 10,
+    })  # fmt: skip
+    events = small_events(n_items=10)
+    with pytest.raises(ValueError, match=r"describes no item: .*'in_stock' holds flags, 'added' holds dates"):
+        prepare(events, "shop", items)
+    items["title"] = list("abcdefghij")
+    summary = prepare(events, "shop", items)
+    assert list(summary["item_columns"]) == ["title"]
+    said = "\n".join(summary["notes"])
+    reasons = {"in_stock": "flags", "added": "dates", "picture": "links", "shop": "the same for all"}
+    for column, reason in reasons.items():
+        assert f"column {column!r}: left out, as it holds {reason}" in said
+    assert "column 'photo' holds bytes that are no text" in said
+    named = prepare(events, "named", items, item_columns="title,in_stock,added,picture,shop")
+    assert list(named["item_columns"]) == ["title", "in_stock", "added", "picture", "shop"]
+
+
+@pytest.mark.parametrize(
+    "columns", ["kinds:token_seq(,),title", "title, kinds:token_seq(, )", ["title", "kinds:token_seq(,)"]]
+)
+def test_a_named_separator_of_names(columns):
+    items = pd.DataFrame({"item_id": ["i0", "i1"], "title": ["x", "y"], "kinds": ["red, blue", "green"]})
+    assert prepare(small_events(), "shop", items)["item_columns"]["kinds"]["type"] == "token"
+    found = prepare(small_events(), "cut", items, item_columns=columns)["item_columns"]
+    assert set(found) == {"title", "kinds"} and found["kinds"]["example"] == "red blue"
+    for wrong in ("kinds:token(,)", "kinds:token_seq()", "kinds:float(;)"):
+        with pytest.raises(ValueError, match="is not usable; it must be one of the columns"):
+            prepare(small_events(), "other", items, item_columns=[wrong])
+
+
+def test_columns_that_recbole_can_hardly_keep(monkeypatch):
+    monkeypatch.setattr("recbole_vsid.data.prepare_items.LARGE_COLUMN", 1000)
+    items = pd.DataFrame({"item_id": ["i0", "i1"], "words": ["a " * 40, "b"], "text": ["x" * 200, "y"]})
+    notes = prepare(small_events(), "shop", items, item_columns="words:token_seq,text")["notes"]
+    words, text = [note for note in notes if "GB in RecBole" in note]
+    assert words.startswith("column 'words'") and "longest list, of 40 words" in words
+    assert text.startswith("column 'text'") and "take text:token_seq" in text
 
 
 # ---------------------------------------------------------------------- files
@@ -556,6 +701,23 @@ def test_all_files_are_replaced_or_none(monkeypatch):
     assert {path.name: path.read_bytes() for path in Path("dataset/shop").iterdir()} == before
 
 
+def test_nothing_is_replaced_by_what_would_not_be_read_back(monkeypatch):
+    items = pd.DataFrame({"item_id": ["i0", "i1"], "title": ["x", "y"]})
+    prepare(small_events(), "shop", items)
+    before = {path.name: path.read_bytes() for path in Path("dataset/shop").iterdir()}
+    write = pd.DataFrame.to_csv
+
+    def damaged(frame, path, **options):
+        if "title:token" in frame:
+            frame = frame.assign(**{"title:token": ["x", "NA", "", ""]})
+        write(frame, path, **options)
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", damaged)
+    with pytest.raises(ValueError, match="shop.item, column 'title': row 2 reads back as nothing, not 'y'"):
+        prepare(small_events(5), "shop", items, overwrite=True)
+    assert {path.name: path.read_bytes() for path in Path("dataset/shop").iterdir()} == before
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -565,7 +727,10 @@ def test_all_files_are_replaced_or_none(monkeypatch):
         ({"min_item_events": 2.5}, "min_item_events=2.5 is not usable"),
         ({"overwrite": "yes"}, "overwrite='yes' is not usable"),
         ({"data_path": "file"}, "data_path='file/shop/shop.inter' cannot be written"),
-        ({"interactions": "events.csv", "separator": "::"}, "separator='::' is not usable"),
+        ({"interactions": "events.csv", "separator": '"'}, """separator='"' is not usable"""),
+        ({"interactions": "events.csv", "encoding": "klingon"}, "encoding='klingon' is not usable"),
+        ({"interactions": "events.csv", "columns": "user,item,item"}, "columns='user,item,item' is not usable"),
+        ({"columns": "user,item,time"}, "columns names the columns of text tables"),
     ],
 )
 def test_settings_that_are_refused(change, told):
@@ -617,6 +782,25 @@ def test_commands_that_are_refused(capsys, arguments, told):
 def test_without_items_the_next_command_uses_the_events_alone():
     summary = prepare(small_events(), "shop")
     assert summary["next"].endswith("--content=cooccurrence --missing_content=zero")
+
+
+@pytest.mark.parametrize(
+    ("n_items", "options"),
+    [
+        (4, ["--topk=[4]", "--valid_metric=NDCG@4", "--beam_width=4"]),
+        (7, ["--topk=[5]", "--valid_metric=NDCG@5", "--beam_width=7"]),
+        (12, ["--topk=[5,10]", "--valid_metric=NDCG@10", "--beam_width=12"]),
+        (20, []),
+    ],
+)
+def test_the_next_command_fits_the_catalogue(n_items, options):
+    words = shlex.split(prepare(small_events(n_items=n_items), "shop", data_path="my data")["next"])
+    assert [word for word in words if word.split("=")[0] in ("--topk", "--valid_metric", "--beam_width")] == options
+    assert "--config_files='my data/shop/shop.yaml'" in words
+
+
+def test_users_with_too_few_events_are_told():
+    assert "a run cannot select its model" in "\n".join(prepare(small_events(n_items=3), "shop")["notes"])
 
 
 def test_brackets_are_no_markup(capsys):
