@@ -200,13 +200,14 @@ def _check_first_row(file: DelimitedFile, names: list[str] | None, advice: str) 
 
 
 def _is_data(header: list[str], row: Sequence[str] = ()) -> bool:
-    """Whether a header has numbers above numbers, and no name that is known."""
-    numbers = [name for name, value in zip(header, row) if NUMBER.fullmatch(name) and NUMBER.fullmatch(value)]
-    # Programs number the columns of a matrix from 0 or 1.
-    numbered = len(numbers) > 1 and numbers == [str(int(numbers[0] == "1") + place) for place in range(len(numbers))]
-    if numbered and (len(numbers) > 2 or len(header) > len(numbers)):
+    """Whether a header has numbers above numbers like them, and no name that is known."""
+    pairs = [(name, value) for name, value in zip(header, row) if NUMBER.fullmatch(name) and NUMBER.fullmatch(value)]
+    numbers = [name for name, _ in pairs]
+    # Columns that are numbered one after the other, or called by years.
+    numbered = all(map(str.isdecimal, numbers)) and len({int(name) - place for place, name in enumerate(numbers)}) == 1
+    if numbered and len(numbers) > 1 and (len(numbers) > 2 or len(header) > len(numbers)):
         return False
-    return bool(numbers) and not any(map(_is_usual, header))
+    return any(len(name) == len(value) for name, value in pairs) and not any(map(_is_usual, header))
 
 
 def _is_usual(name: str) -> bool:

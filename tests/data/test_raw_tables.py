@@ -123,7 +123,9 @@ def test_data_in_place_of_a_header(line, advice):
         RawTable("a.txt", "interactions")
 
 
-@pytest.mark.parametrize("header", ["key,0,1,2", "item,0,7", "0,1,2", "a,b,2x", "movieId,1995,2000"])
+@pytest.mark.parametrize(
+    "header", ["key,0,1,2", "item,0,7", "0,1,2", "a,b,2x", "movieId,1995,2000", "key,1995,1996", "who,what,2020"]
+)
 def test_headers_with_numbers(header):
     width = header.count(",") + 1
     write(a_DOT_csv=header + "\n" + ",".join(["1"] * width) + "\n")

@@ -174,7 +174,7 @@ class DelimitedFile:
                 if len(row) > width and any(row[width:]) or len(row) > width + 1:
                     return (
                         f"{self.path}, line {line} has {len(row)} values for {width} columns ({shown(row)}); values "
-                        f'that hold {self._separator!r} must stand between quotation marks ("), and these within them be ""'
+                        f'that hold {self._separator!r} must stand between quotation marks ("), with "" for one in them'
                     )
                 last, line = line, rows.line_num + 1
         if line > last + 1:  # a value over several lines, perhaps the rest of the file
