@@ -8,6 +8,7 @@ import warnings
 from collections import ChainMap
 from pathlib import Path
 
+from recbole_vsid import check_recbole
 from recbole_vsid.cli_help import HELP, VERB_HELP
 
 NAMES = ("model", "dataset", "data_path", "checkpoint_dir", "result_file", "content_file",
@@ -70,6 +71,7 @@ def main(arguments=None):
         verb = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "train"
         if verb not in VERBS:
             raise ValueError(f"unknown verb {verb!r}; known: {', '.join(VERBS)}, and settings look like --key=value")
+        check_recbole()
         settings = parse(arguments)
         debug = str(settings.get("state", "")).lower() == "debug"
         files = shlex.split(settings.pop("config_files", ""))
