@@ -11,6 +11,7 @@ from collections import ChainMap
 from contextlib import suppress
 from pathlib import Path
 
+from recbole_vsid import check_recbole
 from recbole_vsid.cli_help import HELP, VERB_HELP
 from recbole_vsid.console import join_command, program_name
 
@@ -132,13 +133,14 @@ def _main(arguments):
 
 
 def _run(arguments):
-    from recbole_vsid.config import split_files
-
     verb = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "train"
     if verb not in VERBS:
         close = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.6)
         hint = f". Did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"unknown verb {verb!r}; known: {', '.join(VERBS)}, and settings look like --key=value{hint}")
+    check_recbole()
+    from recbole_vsid.config import split_files
+
     settings = parse(arguments, _texts_of_verb(verb))
     files = split_files(settings.pop("config_files", ""))
     if verb not in WITHOUT_DEFAULT_DATASET:
