@@ -26,6 +26,13 @@ from recbole_vsid.data.raw_columns import MISSING
 LINE_BREAK = re.compile("\r\n|\r|\n")
 QUOTED = re.compile('"(?:[^"]|"")*"')
 USUAL_SEPARATORS = ("\t", ",", ";", "|", "::", " ")
+BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins with that of UTF-16
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 LONGEST_SHOWN = 60
 LARGEST_FLOAT = np.finfo(np.float32).max  # RecBole's tensors are float32
 
@@ -75,7 +82,7 @@ class AtomicFile:
         n_columns, row = len(self.types), None
         for first, last, row in self.rows():
             if last > first:
-                self._refuse_swallowed_rows(first, row)
+                self._refuse_swallowed_rows(first, last, row)
             if len(row) != n_columns:
                 over = f", of which the one that begins in line {first} goes to line {last}" if last > first else ""
                 raise ValueError(
@@ -129,7 +136,8 @@ class AtomicFile:
                 parts = row[i].split(separator) if separator and row[i] not in MISSING else [row[i]]
                 wrong = next((part for part in parts if not _number(part)), None)
                 if wrong is not None:
-                    self._refuse_value(first, row, i, wrong, "is no number")
+                    between = f" with seq_separator={separator!r} between" if separator else ""
+                    self._refuse_value(first, row, i, wrong, f"is no number{between}")
 
     def refuse_infinite(self, feat: pd.DataFrame, columns: Collection[str]) -> None:
         """Refuse numbers that are infinite, or will be in float32.
@@ -163,15 +171,13 @@ class AtomicFile:
             "".encode(encoding)
         except LookupError as error:
             raise ValueError(f"encoding={encoding!r} is not usable: {error}") from error
+        name = codecs.lookup(encoding).name
         with open(self.path, "rb") as file:
             start = file.read(4)
-        name, is_utf8 = codecs.lookup(encoding).name, start.startswith(codecs.BOM_UTF8)
-        meant = "utf-8" if is_utf8 else "utf-16"
-        if (is_utf8 or start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))) and not name.startswith(
-            (meant, "utf-32")
-        ):
+        meant = next((name for mark, name in BYTE_ORDER_MARKS if start.startswith(mark)), name)
+        if not name.startswith(meant):
             raise ValueError(f"{self.path} begins with the byte order mark of {meant}; set encoding={meant}")
-        return "utf-8-sig" if is_utf8 and name == "utf-8" else encoding
+        return "utf-8-sig" if start.startswith(codecs.BOM_UTF8) else encoding
 
     def _header(self) -> dict[str, FeatureType]:
         try:
@@ -183,34 +189,34 @@ class AtomicFile:
             raise ValueError(f"{self.path} has no header: its first line must name columns, like user_id:token")
         if "\0" in header:
             self._refuse_nul(1)
+        known = {type.value: type for type in FeatureType}
         types: dict[str, FeatureType] = {}
         for column in header.split(self.separator):
             name, colon, kind = column.partition(":")
-            try:
-                if not name.strip() or not colon or name.startswith('"'):
-                    raise ValueError("it has no name" if colon else "it has no type")
-                if name in types:
-                    raise ValueError("another one has that name")
-                types[name] = FeatureType(kind)
-            except ValueError as error:
-                self._refuse_header(header, column, error)
+            if not colon:
+                self._refuse_header(header, column, "it has no type")
+            if kind not in known:
+                self._refuse_header(header, column, f"{kind!r} is no type")
+            if not name.strip() or name[0] in '"\ufeff':
+                self._refuse_header(header, column, f"its name begins with {name[0]!r}" if name else "it has no name")
+            if name in types:
+                self._refuse_header(header, column, "another one has its name")
+            types[name] = known[kind]
         return types
 
-    def _refuse_header(self, header: str, column: str, error: ValueError) -> NoReturn:
-        columns = header.split(self.separator)
-        fitting = (each for each in USUAL_SEPARATORS if 2 <= len(header.split(each)) <= header.count(":"))
-        other = next(fitting, None) if len(columns) == 1 else None
-        if other is not None:
+    def _refuse_header(self, header: str, column: str, reason: str) -> NoReturn:
+        form = f"name:type with a type of {', '.join(type.value for type in FeatureType)}"
+        if header != column:
             raise ValueError(
-                f"{self.path}: with field_separator={self.separator!r} the header is one column, {_shown(header)}; "
-                f"set field_separator={other!r}"
-            ) from error
-        known = ", ".join(type.value for type in FeatureType)
+                f"{self.path}: the header has the column {_shown(column)}, and {reason}; the first line must name each "
+                f"column once, as {form}"
+            )
+        usual = (each for each in USUAL_SEPARATORS if 2 <= len(header.split(each)) <= header.count(":"))
+        advice = "".join(f"={each!r}" for each in islice(usual, 1))
         raise ValueError(
-            f"{self.path}: the header has the column {_shown(column)}, one of {len(columns)}, and {error}; the first "
-            f"line must name each column once, as name:type with a type of {known}, without quotation marks and with "
-            f"field_separator={self.separator!r} between"
-        ) from error
+            f"{self.path}: with field_separator={self.separator!r} the header is one column, {_shown(header)}, and "
+            f"{reason}; set field_separator{advice}, and name each column as {form}"
+        )
 
     # -------------------------------------------------------------------- rows
 
@@ -242,7 +248,7 @@ class AtomicFile:
             pass
         raise ValueError(f"field_separator={self.separator!r} is not usable: pandas reads it as a pattern; use another")
 
-    def _refuse_swallowed_rows(self, first: int, row: list[str]) -> None:
+    def _refuse_swallowed_rows(self, first: int, last: int, row: list[str]) -> None:
         """A quotation mark that was meant as such swallows lines up to the next one.
 
         If that stands in the same column, the value holds as many separators as the lines that it swallowed.
@@ -253,8 +259,8 @@ class AtomicFile:
             if swallowed and value.count(self.separator) == swallowed * (len(self.types) - 1):
                 name = list(self.types)[min(i, len(self.types) - 1)]
                 raise ValueError(
-                    f"{self.path}, line {first}, column {name!r}: the value from {_shown(lines[0])} to "
-                    f"{_shown(lines[-1])} seems to hold {swallowed} other rows between quotation marks; remove the "
+                    f"{self.path}, line {first}, column {name!r}: the text between quotation marks that begins with "
+                    f"{_shown(lines[0])} goes on to line {last} and seems to hold the rows in between; remove the "
                     'quotation marks, or write each as "" within a text between quotation marks'
                 )
 
@@ -266,8 +272,9 @@ class AtomicFile:
     def _refuse_value(self, line: int, row: list[str], column: int, value: str, reason: str) -> NoReturn:
         name, type = list(self.types.items())[column]
         raise ValueError(
-            f"{self._place(line, row)}, column '{name}:{type.value}': {_shown(value)} {reason}; write a number "
-            f"there or nothing, make it a column of type token in the header, or leave it out with unload_col"
+            f"{self._place(line, row)}, column '{name}:{type.value}': {_shown(value)} {reason}; write a number there "
+            "(seconds since 1970 for a time) or nothing, make it a column of type token in the header, or leave it out "
+            "with unload_col"
         )
 
     def _refuse_quotation(self, line: int, error: csv.Error) -> NoReturn:
@@ -308,7 +315,7 @@ def _number(text: str) -> bool:
         float(text)
     except ValueError:
         return text in MISSING - {"[PAD]"}
-    return "_" not in text  # a number for Python alone
+    return True
 
 
 def _shown(text: str) -> str:

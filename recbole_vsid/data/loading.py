@@ -38,8 +38,8 @@ class CheckedFilesMixin:
         self._columns_in_files: set[str] = set()
         super()._load_data(token, dataset_path)
         for key in ("load_col", "unload_col"):
-            named = {column for columns in (self.config[key] or {}).values() for column in columns}
-            absent = sorted(named - self._columns_in_files - {"*"})
+            named = {column for columns in (self.config[key] or {}).values() if columns != "*" for column in columns}
+            absent = sorted(named - self._columns_in_files)
             if absent:
                 raise ValueError(
                     f"{key} names {absent}, which the files of {token!r} do not have; their columns are "
@@ -60,7 +60,7 @@ class CheckedFilesMixin:
 
     def _check_chosen_columns(self) -> None:
         suffixes = self.config["additional_feat_suffix"] or []
-        if not isinstance(suffixes, list) or set(suffixes) & set(OWN_SUFFIXES):
+        if not _are_names(suffixes) or set(suffixes) & set(OWN_SUFFIXES):
             raise ValueError(
                 f"additional_feat_suffix={suffixes!r} is not usable: it must be a list of endings like [useremb], none "
                 f"of them of {OWN_SUFFIXES}"
@@ -68,8 +68,9 @@ class CheckedFilesMixin:
         for key in ("load_col", "unload_col"):
             chosen = self.config[key] or {}
             known = (*OWN_SUFFIXES, *suffixes)
+            every = {"*"} if key == "load_col" else set()
             if not isinstance(chosen, dict) or not all(
-                suffix in known and (columns == "*" or isinstance(columns, (list, tuple, set)))
+                suffix in known and (_are_names(columns) or (isinstance(columns, str) and columns in every))
                 for suffix, columns in chosen.items()
             ):
                 raise ValueError(
@@ -83,6 +84,8 @@ class CheckedFilesMixin:
     def _load_feat(self, filepath: str, source: FeatureSource | str) -> pd.DataFrame | None:
         if self._get_load_and_unload_col(source)[0] == set():
             return super()._load_feat(filepath, source)  # it is not read
+        if not self.config["seq_separator"]:
+            raise ValueError(f"seq_separator={self.config['seq_separator']!r} is not usable: it must be a text")
         file = AtomicFile(filepath, self.config["field_separator"], self.config["encoding"])
         file.check()
         self._columns_in_files.update(file.types)
@@ -101,7 +104,7 @@ class CheckedFilesMixin:
         if feat is not None:
             numbers = [name for name in feat if "float" in file.types[name].value and name != self.time_field]
             file.refuse_infinite(feat, numbers)
-            self._note_repeated_ids(feat, file, source)
+            self._check_ids(feat, file, source)
         return feat
 
     @contextmanager
@@ -113,16 +116,23 @@ class CheckedFilesMixin:
         finally:
             self.config["encoding"] = before
 
-    def _note_repeated_ids(self, feat: pd.DataFrame, file: AtomicFile, source: FeatureSource | str) -> None:
-        field = {FeatureSource.USER: self.uid_field, FeatureSource.ITEM: self.iid_field}.get(source)
-        if field in feat:
-            repeated = np.flatnonzero(feat[field].duplicated() & feat[field].notna())
-            if len(repeated):
-                first = repeated[0]
-                self.logger.warning(
-                    f"{file.path}: {len(repeated)} of {len(feat)} rows repeat the {field!r} of an earlier row, "
-                    f"{feat[field][first]!r} in line {file.line_of(first)} first; the first row of each counts"
-                )
+    def _check_ids(self, feat: pd.DataFrame, file: AtomicFile, source: FeatureSource | str) -> None:
+        keys = {FeatureSource.USER: "USER_ID_FIELD", FeatureSource.ITEM: "ITEM_ID_FIELD"}
+        if source not in keys:
+            return
+        field = self.config[keys[source]]
+        if field not in feat:
+            raise ValueError(
+                f"{file.path}: the column {field!r} is needed, and those that are read are {list(feat)}; set "
+                f"{keys[source]} or load_col"
+            )
+        repeated = np.flatnonzero(feat[field].duplicated() & feat[field].notna())
+        if len(repeated):
+            first = repeated[0]
+            self.logger.warning(
+                f"{file.path}: {len(repeated)} of {len(feat)} rows repeat the {field!r} of an earlier row, "
+                f"{feat[field][first]!r} in line {file.line_of(first)} first; the first row of each counts"
+            )
 
     def _load_additional_feat(self, token: str, dataset_path: str) -> None:
         for suffix in self.config["additional_feat_suffix"] or []:
@@ -130,6 +140,16 @@ class CheckedFilesMixin:
             if not path.is_file():
                 raise FileNotFoundError(f"additional_feat_suffix names {suffix!r}, and there is no file {path}")
         super()._load_additional_feat(token, dataset_path)
+        aliases = {field for key in ("alias_of_user_id", "alias_of_item_id") for field in self.config[key] or []}
+        for suffix in self.config["additional_feat_suffix"] or []:
+            feat = getattr(self, f"{suffix}_feat")
+            tokens = [field for field in ([] if feat is None else feat) if "token" in self.field2type[field].value]
+            unknown = next((field for field in tokens if field not in aliases), None)
+            if unknown is not None:
+                raise ValueError(
+                    f"additional_feat_suffix={suffix}: RecBole must be told what the column {unknown!r} of tokens names; "
+                    "set alias_of_user_id or alias_of_item_id to it, and give it a name that is in no other file"
+                )
 
     def _check_times(self) -> None:
         """RecBole sorts tokens by their first occurrence, and sets missing times to the mean of the others."""
@@ -153,17 +173,19 @@ class CheckedFilesMixin:
 
     def _filter_nan_user_or_item(self) -> None:
         for field, feat in ((self.uid_field, self.user_feat), (self.iid_field, self.item_feat)):
-            missing = np.flatnonzero(self.inter_feat[field].isnull())
+            missing = np.flatnonzero(self.inter_feat[field].isnull() | (self.inter_feat[field] == "[PAD]"))
             if len(missing):
                 raise ValueError(
                     f"dataset {self.dataset_name!r}: {len(missing)} of {len(self.inter_feat)} interactions have no "
                     f"{field!r}, interaction {missing[0] + 1} first ({self._line(missing[0])}); ids like NA, null, "
-                    "None and nan count as missing: rename them in all files"
+                    "None, nan and [PAD] count as missing: rename them in all files"
                 )
             self._note_blanks(field)
             if feat is not None and feat[field].isnull().any():
                 # RecBole takes row labels for row numbers, which repeated ids have pulled apart.
-                self.logger.warning(f"{feat[field].isnull().sum()} rows of {field!r} without an id are left out")
+                self.logger.warning(
+                    f"{feat[field].isnull().sum()} rows that describe a {field!r} without it are left out"
+                )
                 feat.dropna(subset=[field], inplace=True)
         super()._filter_nan_user_or_item()
 
@@ -227,8 +249,11 @@ class CheckedFilesMixin:
                 raise
 
     def _remove_duplication(self) -> None:
-        if self.config["rm_dup_inter"] is not False:  # pandas' keep=False drops every copy of a repeated event
-            super()._remove_duplication()
+        if self.config["rm_dup_inter"] in (None, False):  # pandas' keep=False drops every copy of a repeated event
+            return
+        super()._remove_duplication()
+        if self.time_field in self.inter_feat:  # RecBole's sort leaves events of one time in any order
+            self.inter_feat = self.inter_feat.sort_index().sort_values(self.time_field, kind="stable")
 
     def _reset_index(self) -> None:
         # The last step of filtering, where RecBole says no more than that "some feat is empty".
@@ -240,6 +265,10 @@ class CheckedFilesMixin:
                 f"val_interval={self.config['val_interval']!r}"
             )
         super()._reset_index()
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, (list, tuple, set)) and all(isinstance(name, str) for name in value)
 
 
 def _datasets_beside(path: str | Path) -> str:
