@@ -147,8 +147,8 @@ class CheckedFilesMixin:
             unknown = next((field for field in tokens if field not in aliases), None)
             if unknown is not None:
                 raise ValueError(
-                    f"additional_feat_suffix={suffix}: RecBole must be told what the column {unknown!r} of tokens names; "
-                    "set alias_of_user_id or alias_of_item_id to it, and give it a name that is in no other file"
+                    f"additional_feat_suffix={suffix}: RecBole must be told what the tokens of column {unknown!r} "
+                    "name; set alias_of_user_id or alias_of_item_id to it, and give it a name that is in no other file"
                 )
 
     def _check_times(self) -> None:

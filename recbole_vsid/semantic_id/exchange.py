@@ -26,6 +26,7 @@ import hashlib
 import json
 import logging
 import re
+import zipfile
 from collections import Counter
 from dataclasses import replace
 from itertools import chain
@@ -36,7 +37,7 @@ import numpy as np
 import torch
 
 from recbole_vsid.semantic_id.collisions import collision_figures
-from recbole_vsid.semantic_id.numbering import in_order, read_ids, rows_of_numbers
+from recbole_vsid.semantic_id.numbering import in_order, read_ids, rows_of_numbers, shortened
 from recbole_vsid.semantic_id.table import PAD, SemanticIDs
 from recbole_vsid.storage import atomic_path
 
@@ -77,7 +78,7 @@ def read_table(path, item_tokens, ids=None):
         table is neither ``unique`` nor ``prefix_free``, and a decoder returns all of them, the smaller row first.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        OSError: there is no such file, or it cannot be read.
         ValueError: the file is damaged, its codes are not usable (the item is named), it lacks items of the dataset,
             one code begins another, or ``ids`` is missing or does not match.
     """
@@ -85,7 +86,10 @@ def read_table(path, item_tokens, ids=None):
     extension = path.suffix.lower()
     if extension not in EXTENSIONS.values():
         raise ValueError(f"{path} is no semantic-ID file: its name must end in .safetensors, .json, .npy or .pt")
-    file_hash = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    try:
+        file_hash = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise type(error)(f"sid_file={str(path)!r} cannot be read: {error.strerror}") from error
     source = None
     if extension == ".safetensors":
         if ids is not None:
@@ -163,8 +167,8 @@ def _read_json(path, item_tokens, ids):
     """``(tokens, codes [n, L], lengths [n], format)`` of a JSON file, without the padding item."""
     try:
         document = json.loads(path.read_bytes(), object_pairs_hook=_dict_without_repeats)
-    except ValueError as error:
-        raise ValueError(f"{path} is not readable JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not readable JSON: {shortened(error)}") from error
     if not isinstance(document, dict) or not document:
         raise ValueError(f"{path} must be one JSON object, item id → list of codes")
     tokens = _tokens_of_keys(list(document), item_tokens, ids, path)
@@ -206,7 +210,9 @@ def _read_lists(listed, path):
     tokens = list(listed)
     for token, codes in listed.items():
         if not isinstance(codes, list) or not codes:
-            raise ValueError(f"{path}: item {token!r} must have a list of codes that is not empty, not {codes!r}")
+            raise ValueError(
+                f"{path}: item {token!r} must have a list of codes that is not empty, not {shortened(repr(codes))}"
+            )
     lengths = np.array([len(codes) for codes in listed.values()])
     flat = list(chain.from_iterable(listed.values()))
     row = np.repeat(np.arange(len(tokens)), lengths)
@@ -216,7 +222,7 @@ def _read_lists(listed, path):
         if np.any(bad):
             first = int(np.argmax(bad))
             raise ValueError(
-                f"{path}: item {tokens[row[first]]!r} has the code {flat[first]!r} at position "
+                f"{path}: item {tokens[row[first]]!r} has the code {shortened(repr(flat[first]), 500)} at position "
                 f"{position[first] + 1}; {allowed}"
             )
 
@@ -253,7 +259,7 @@ def _parse_token(token):
 
 def _read_matrix(path, item_tokens, ids):
     """``(tokens, codes [n, L], lengths [n])`` of a ``.npy`` or ``.pt`` file, without the padding item."""
-    matrix = _load_npy(path) if path.suffix.lower() == ".npy" else _load_pt(path)
+    matrix = load_npy(path) if path.suffix.lower() == ".npy" else _load_pt(path)
     if matrix.ndim != 2 or matrix.dtype.kind not in "iuf":
         raise ValueError(f"{path} must hold numbers [n, L], not {matrix.dtype} {list(matrix.shape)}")
     if ids is None:
@@ -287,24 +293,36 @@ def _read_matrix(path, item_tokens, ids):
     return tokens, matrix[:, : lengths.max(initial=0)].astype(np.int32), lengths
 
 
-def _load_npy(path):
+def load_npy(path: Path) -> np.ndarray:
+    """The array of a ``.npy`` file.
+
+    Raises:
+        ValueError: it is damaged, or holds other things than plain values.
+    """
     try:
         with open(path, "rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(f"{path} is not a .npy file of numbers: {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # its header is Python: TokenError, SyntaxError, OverflowError, MemoryError, ...
+        raise ValueError(f"{path} is not a .npy file of numbers, or damaged: {shortened(error)}") from error
 
 
-def _load_pt(path):
+def _load_pt(path: Path) -> np.ndarray:
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as parts:
+                damaged = parts.testzip()  # torch.load does not look at the checksums
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"{damaged} does not have its checksum")
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... here
-        raise ValueError(f"{path} is not a .pt file of plain tensors: {error}") from error
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... here, and long advice
+        raise ValueError(f"{path} is not a .pt file of plain tensors, or damaged ({type(error).__name__})") from error
     if isinstance(loaded, dict) and len(loaded) == 1:
         loaded = next(iter(loaded.values()))
     try:
         return loaded.detach().numpy()
-    except (AttributeError, TypeError) as error:  # no tensor, or one that NumPy does not have: bfloat16, sparse
+    except Exception as error:  # no tensor, or one that NumPy does not have: bfloat16, sparse, nested
         raise ValueError(f"{path} must hold one tensor of whole numbers, or a dict of one") from error
 
 
