@@ -211,12 +211,11 @@ class AtomicFile:
                 f"{self.path}: the header has the column {_shown(column)}, and {reason}; the first line must name each "
                 f"column once, as {form}"
             )
-        usual = (each for each in USUAL_SEPARATORS if 2 <= len(header.split(each)) <= header.count(":"))
-        advice = "".join(f"={each!r}" for each in islice(usual, 1))
-        raise ValueError(
-            f"{self.path}: with field_separator={self.separator!r} the header is one column, {_shown(header)}, and "
-            f"{reason}; set field_separator{advice}, and name each column as {form}"
-        )
+        one = f"{self.path}: with field_separator={self.separator!r} the header is one column, {_shown(header)}"
+        for separator in USUAL_SEPARATORS:
+            if 2 <= len(header.split(separator)) <= header.count(":"):
+                raise ValueError(f"{one}; set field_separator={separator!r}")
+        raise ValueError(f"{one}, and {reason}; set field_separator, and name each column as {form}")
 
     # -------------------------------------------------------------------- rows
 

@@ -92,12 +92,7 @@ def _read_safetensors(path):
                     raise ValueError(f"content_file {path}: its metadata has no JSON list item_tokens")
                 return file.get_tensor("embedding").float().numpy(), ids
             rows = [file.get_tensor(name).float().numpy().reshape(-1) for name in names]
-    except (
-        SafetensorError,
-        RuntimeError,
-        TypeError,
-        OverflowError,
-    ) as error:  # torch's, for its rarer types of numbers
+    except (SafetensorError, RuntimeError, TypeError, OverflowError) as error:  # also torch's, for rarer types
         raise ValueError(f"content_file {path} is not a safetensors file of numbers: {shortened(error)}") from error
     if not rows or len({len(row) for row in rows}) > 1:
         raise ValueError(f"content_file {path}: its tensors are not all of the same length")
