@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 
 from recbole_vsid.data.atomic_files import AtomicFile
 from recbole_vsid.data.content import ItemContent
-from recbole_vsid.semantic_id.exchange import load_npy
-from recbole_vsid.semantic_id.numbering import in_order, read_ids, shortened
+from recbole_vsid.semantic_id.array_files import load_npy, shortened
+from recbole_vsid.semantic_id.numbering import in_order, read_ids
 
 
 def from_file(dataset):

@@ -26,7 +26,6 @@ import hashlib
 import json
 import logging
 import re
-import zipfile
 from collections import Counter
 from dataclasses import replace
 from itertools import chain
@@ -36,8 +35,9 @@ from string import ascii_lowercase
 import numpy as np
 import torch
 
+from recbole_vsid.semantic_id.array_files import load_npy, load_pt, shortened
 from recbole_vsid.semantic_id.collisions import collision_figures
-from recbole_vsid.semantic_id.numbering import in_order, read_ids, rows_of_numbers, shortened
+from recbole_vsid.semantic_id.numbering import in_order, read_ids, rows_of_numbers
 from recbole_vsid.semantic_id.table import PAD, SemanticIDs
 from recbole_vsid.storage import atomic_path
 
@@ -55,6 +55,7 @@ NUMBERED = ("index", "npy", "pt")
 
 TOKEN = re.compile(r"<([a-z])_([0-9]+)>")
 LARGEST_CODE = np.iinfo(np.int32).max
+MOST_TOKENS = 10_000_000  # each costs an embedding: far more than any catalogue needs, and still small enough to hold
 
 
 # ------------------------------------------------------------------- reading
@@ -80,7 +81,7 @@ def read_table(path, item_tokens, ids=None):
     Raises:
         OSError: there is no such file, or it cannot be read.
         ValueError: the file is damaged, its codes are not usable (the item is named), it lacks items of the dataset,
-            one code begins another, or ``ids`` is missing or does not match.
+            one code begins another, there are more than 10 million codes, or ``ids`` is missing or does not match.
     """
     path, item_tokens = Path(path), np.asarray(item_tokens, dtype=str)
     extension = path.suffix.lower()
@@ -102,6 +103,13 @@ def read_table(path, item_tokens, ids=None):
         tokens, codes, lengths = _read_matrix(path, item_tokens, ids)
         format = extension[1:]
 
+    vocab_sizes = source.vocab_sizes if source is not None else (codes.max(0).astype(np.int64) + 1).tolist()
+    if sum(vocab_sizes) > MOST_TOKENS:
+        item = tokens[int(codes.max(1).argmax())]
+        raise ValueError(
+            f"{path}: its vocabularies have {shortened(sum(vocab_sizes), 40)} codes, and {MOST_TOKENS:,} at most are usable; the "
+            f"largest code is {codes.max()}, of item {item!r}: number the codes of each position from 0 on"
+        )
     rows = _rows_of(item_tokens, tokens, path)
     ignored = len(tokens) - len(rows)
     if ignored:
@@ -120,7 +128,7 @@ def read_table(path, item_tokens, ids=None):
         provenance["origin"] = source.provenance
         return replace(source, codes=matched, lengths=lengths, item_tokens=item_tokens, provenance=provenance)
     try:
-        return _table_that_may_share(matched, lengths, codes.max(0) + 1, item_tokens, provenance, path)
+        return _table_that_may_share(matched, lengths, vocab_sizes, item_tokens, provenance, path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -259,7 +267,7 @@ def _parse_token(token):
 
 def _read_matrix(path, item_tokens, ids):
     """``(tokens, codes [n, L], lengths [n])`` of a ``.npy`` or ``.pt`` file, without the padding item."""
-    matrix = load_npy(path) if path.suffix.lower() == ".npy" else _load_pt(path)
+    matrix = load_npy(path) if path.suffix.lower() == ".npy" else load_pt(path)
     if matrix.ndim != 2 or matrix.dtype.kind not in "iuf":
         raise ValueError(f"{path} must hold numbers [n, L], not {matrix.dtype} {list(matrix.shape)}")
     if ids is None:
@@ -291,39 +299,6 @@ def _read_matrix(path, item_tokens, ids):
     refuse(lengths == 0, "an item must have at least one code")
     refuse((code != (np.arange(matrix.shape[1]) < lengths[:, None])).any(1), "−1 may only stand behind the codes")
     return tokens, matrix[:, : lengths.max(initial=0)].astype(np.int32), lengths
-
-
-def load_npy(path: Path) -> np.ndarray:
-    """The array of a ``.npy`` file.
-
-    Raises:
-        ValueError: it is damaged, or holds other things than plain values.
-    """
-    try:
-        with open(path, "rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except OSError:
-        raise
-    except Exception as error:  # its header is Python: TokenError, SyntaxError, OverflowError, MemoryError, ...
-        raise ValueError(f"{path} is not a .npy file of numbers, or damaged: {shortened(error)}") from error
-
-
-def _load_pt(path: Path) -> np.ndarray:
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as parts:
-                damaged = parts.testzip()  # torch.load does not look at the checksums
-            if damaged is not None:
-                raise zipfile.BadZipFile(f"{damaged} does not have its checksum")
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... here, and long advice
-        raise ValueError(f"{path} is not a .pt file of plain tensors, or damaged ({type(error).__name__})") from error
-    if isinstance(loaded, dict) and len(loaded) == 1:
-        loaded = next(iter(loaded.values()))
-    try:
-        return loaded.detach().numpy()
-    except Exception as error:  # no tensor, or one that NumPy does not have: bfloat16, sparse, nested
-        raise ValueError(f"{path} must hold one tensor of whole numbers, or a dict of one") from error
 
 
 # ------------------------------------------------------------------- writing

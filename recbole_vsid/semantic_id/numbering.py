@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from recbole_vsid.semantic_id.array_files import shortened
 from recbole_vsid.storage import atomic_path
 
 NUMBER = re.compile("0|[1-9][0-9]*")
@@ -91,9 +92,3 @@ def _write_ids(path, tokens):
         raise ValueError(f"item id {unusable!r} cannot stand in a line of an ids file")
     with atomic_path(path) as temporary:
         temporary.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
-
-
-def shortened(message: object, longest: int = 200) -> str:
-    """``message`` as one line of at most ``longest`` characters."""
-    line = " ".join(str(message).split())
-    return line if len(line) <= longest else line[: longest - 1] + "…"

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from recbole_vsid.semantic_id.numbering import shortened
+from recbole_vsid.semantic_id.array_files import shortened
 from recbole_vsid.storage import atomic_path, content_hash
 
 PAD = -1
