@@ -1,4 +1,4 @@
-"""Arrays that other programs wrote, ``.npy`` and ``.pt``: nothing in them is run, and what is damaged ends in one line."""
+"""Arrays of other programs, ``.npy`` and ``.pt``: nothing in them is run, and what is damaged ends in one line."""
 
 from __future__ import annotations
 

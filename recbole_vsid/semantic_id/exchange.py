@@ -107,8 +107,8 @@ def read_table(path, item_tokens, ids=None):
     if sum(vocab_sizes) > MOST_TOKENS:
         item = tokens[int(codes.max(1).argmax())]
         raise ValueError(
-            f"{path}: its vocabularies have {shortened(sum(vocab_sizes), 40)} codes, and {MOST_TOKENS:,} at most are usable; the "
-            f"largest code is {codes.max()}, of item {item!r}: number the codes of each position from 0 on"
+            f"{path}: its vocabularies have {shortened(sum(vocab_sizes), 40)} codes, and {MOST_TOKENS:,} at most are "
+            f"usable; the largest code is {codes.max()}, of item {item!r}: number the codes of each position from 0 on"
         )
     rows = _rows_of(item_tokens, tokens, path)
     ignored = len(tokens) - len(rows)
