@@ -196,7 +196,7 @@ class AtomicFile:
             if not colon:
                 self._refuse_header(header, column, "it has no type")
             if kind not in known:
-                self._refuse_header(header, column, f"{kind!r} is no type")
+                self._refuse_header(header, column, f"{_shown(kind)} is no type")
             if not name.strip() or name[0] in '"\ufeff':
                 self._refuse_header(header, column, f"its name begins with {name[0]!r}" if name else "it has no name")
             if name in types:
