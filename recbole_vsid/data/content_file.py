@@ -69,7 +69,7 @@ def _find(dataset, key):
 def _ids_of_rows(dataset) -> list[str]:
     if dataset.config["content_ids"]:
         path = _find(dataset, "content_ids")
-        return in_order(read_ids(path, "content_ids"), path)
+        return in_order(read_ids(path, "content_ids"), f"content_ids {path}")
     path = Path(dataset.dataset_path) / f"{dataset.dataset_name}.item"
     if not path.is_file():
         raise FileNotFoundError(f"content_file: {path} is not there to say which row is which item; set content_ids")
@@ -78,6 +78,7 @@ def _ids_of_rows(dataset) -> list[str]:
         raise ValueError(
             f"content_file: {path} has no column {dataset.iid_field!r} to say which row is which item; set content_ids"
         )
+    file.check()
     column = list(file.types).index(dataset.iid_field)
     return [row[column] for _, _, row in file.rows()]
 
