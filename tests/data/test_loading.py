@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import pandas as pd
 import pytest
 from recbole.data.dataset import Dataset
@@ -236,3 +237,54 @@ def test_additional_files(tmp_path):
     path.write_text(path.read_text().replace("1 5", "1 x"))
     with pytest.raises(ValueError, match="shop.emb, line 7 .*'emb:float_seq': 'x' is no number"):
         load(tmp_path, **own, alias_of_item_id=["iid"])
+
+
+# ---------------------------------------------------------------- fuzz
+
+ODD = [
+    '"',
+    "\t",
+    "\n",
+    "\r",
+    "\0",
+    '""',
+    '"\t',
+    '\n"',
+    "\ufeff",
+    "é",
+    "\u2028",
+    ":",
+    " ",
+    "NA",
+    "inf",
+    "1e999",
+    "[PAD]",
+]
+
+
+@pytest.mark.parametrize("name", ["shop.inter", "shop.item", "shop.user"])
+def test_damaged_files_are_one_line_or_keep_their_rows(tmp_path, name):
+    """20 damaged files of each kind: refused in a line that names the file, or every row is there."""
+    path, rng = shop(tmp_path) / name, np.random.default_rng(0)
+    whole, refused = path.read_text(), 0
+    for _ in range(20):
+        at, kind = int(rng.integers(len(whole))), rng.random()
+        if kind < 0.7:
+            damaged = (whole[:at] + str(rng.choice(ODD)) + whole[at:]).encode()
+        elif kind < 0.85:
+            damaged = whole[:at].encode() + rng.bytes(1) + whole[at + 1 :].encode()
+        else:
+            damaged = whole[:at].encode()
+        path.write_bytes(damaged)
+        try:
+            dataset = load(tmp_path, filter_inter_by_user_or_item=False)
+        except ValueError as error:
+            refused += 1
+            assert name in str(error) or name == "shop.inter" and "dataset 'shop'" in str(error)
+            assert "\n" not in str(error) and "not readable" not in str(error)
+        else:
+            rows = [line for line in damaged.splitlines()[1:] if line.strip()]
+            feat = {"shop.inter": dataset.inter_feat, "shop.item": dataset.item_feat, "shop.user": dataset.user_feat}
+            found = feat[name].iloc[:, 0].nunique() - 1 if name != "shop.inter" else len(dataset.inter_feat)
+            assert found >= len(rows) - 1 if name != "shop.inter" else found == len(rows)
+    assert refused > 7
