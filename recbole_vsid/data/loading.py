@@ -35,16 +35,17 @@ class CheckedFilesMixin:
                 f"holds {token}/{token}.inter"
             )
         self._check_chosen_columns()
-        self._columns_in_files: set[str] = set()
+        self._columns_of: dict[str, list[str]] = {}
         super()._load_data(token, dataset_path)
         for key in ("load_col", "unload_col"):
-            named = {column for columns in (self.config[key] or {}).values() if columns != "*" for column in columns}
-            absent = sorted(named - self._columns_in_files)
-            if absent:
-                raise ValueError(
-                    f"{key} names {absent}, which the files of {token!r} do not have; their columns are "
-                    f"{sorted(self._columns_in_files)}"
-                )
+            for suffix, chosen in (self.config[key] or {}).items():
+                columns = self._columns_of.get(suffix, list(self.field2source))
+                absent = sorted(set(chosen) - set(columns)) if chosen != "*" else []
+                if absent:
+                    raise ValueError(
+                        f"{key} names {absent}, which the .{suffix} file of {token!r} does not have; the columns are "
+                        f"{columns}"
+                    )
         needed = {"USER_ID_FIELD": "every model", "ITEM_ID_FIELD": "every model"}
         if self.config["eval_args"]["order"] == "TO":
             needed["TIME_FIELD"] = "order: TO"
@@ -88,7 +89,7 @@ class CheckedFilesMixin:
             raise ValueError(f"seq_separator={self.config['seq_separator']!r} is not usable: it must be a text")
         file = AtomicFile(filepath, self.config["field_separator"], self.config["encoding"])
         file.check()
-        self._columns_in_files.update(file.types)
+        self._columns_of[getattr(source, "value", source)] = list(file.types)
         for field in {self.uid_field, self.iid_field} & set(file.types):
             if file.types[field] != FeatureType.TOKEN:
                 raise ValueError(

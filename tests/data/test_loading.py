@@ -203,6 +203,7 @@ def test_an_item_file_without_ids(tmp_path):
         ({"load_col": {**LOADED, "item": [3]}}, "load_col=.* must map files"),
         ({"load_col": {**LOADED, "item": ["item_id", "name"]}}, "load_col names .'name'.*columns are .*'title'"),
         ({"load_col": {**LOADED, "item": ["*"]}}, "load_col names"),
+        ({"load_col": {**LOADED, "inter": [*LOADED["inter"], "title"]}}, "load_col names .'title'.*the .inter file"),
         ({"load_col": {**LOADED, "item": ["title"]}}, "the column 'item_id' is needed"),
         ({"load_col": LOADED, "unload_col": {"item": ["price"]}}, "load_col and unload_col go without each other"),
         ({"unload_col": {"item": ["prize"]}}, "unload_col names .'prize'"),
