@@ -112,7 +112,11 @@ def full_codes(tokenizer, table, embedding):
 def imported_table(dataset):
     """The table of ``sid_file`` and its description; as :func:`fit_semantic_ids`."""
     config = dataset.config
-    table = read_table(config["sid_file"], item_tokens(dataset), config["sid_file_ids"])
+    try:
+        table = read_table(config["sid_file"], item_tokens(dataset), config["sid_file_ids"])
+    except ValueError as error:
+        setting = "" if str(error).startswith("sid_file") else "sid_file: "
+        raise ValueError(f"{setting}{error}") from error
     origin = {"dataset": dataset.dataset_name, "data_fingerprint": dataset.fingerprint()}
     table = replace(table, provenance={**table.provenance, **origin})
     report = diagnose(table, dataset.popularity(), sequences=dataset.training, seed=config["seed"])

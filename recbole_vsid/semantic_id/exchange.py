@@ -35,6 +35,7 @@ from string import ascii_lowercase
 import numpy as np
 import torch
 
+from recbole_vsid.semantic_id.array_files import load_npy, load_pt, shortened
 from recbole_vsid.semantic_id.collisions import collision_figures
 from recbole_vsid.semantic_id.numbering import in_order, read_ids, rows_of_numbers
 from recbole_vsid.semantic_id.table import PAD, SemanticIDs
@@ -54,6 +55,7 @@ NUMBERED = ("index", "npy", "pt")
 
 TOKEN = re.compile(r"<([a-z])_([0-9]+)>")
 LARGEST_CODE = np.iinfo(np.int32).max
+MOST_TOKENS = 10_000_000  # each costs an embedding: far more than any catalogue needs, and still small enough to hold
 
 
 # ------------------------------------------------------------------- reading
@@ -77,15 +79,18 @@ def read_table(path, item_tokens, ids=None):
         table is neither ``unique`` nor ``prefix_free``, and a decoder returns all of them, the smaller row first.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        OSError: there is no such file, or it cannot be read.
         ValueError: the file is damaged, its codes are not usable (the item is named), it lacks items of the dataset,
-            one code begins another, or ``ids`` is missing or does not match.
+            one code begins another, there are more than 10 million codes, or ``ids`` is missing or does not match.
     """
     path, item_tokens = Path(path), np.asarray(item_tokens, dtype=str)
     extension = path.suffix.lower()
     if extension not in EXTENSIONS.values():
         raise ValueError(f"{path} is no semantic-ID file: its name must end in .safetensors, .json, .npy or .pt")
-    file_hash = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    try:
+        file_hash = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise type(error)(f"sid_file={str(path)!r} cannot be read: {error.strerror}") from error
     source = None
     if extension == ".safetensors":
         if ids is not None:
@@ -98,6 +103,13 @@ def read_table(path, item_tokens, ids=None):
         tokens, codes, lengths = _read_matrix(path, item_tokens, ids)
         format = extension[1:]
 
+    vocab_sizes = source.vocab_sizes if source is not None else (codes.max(0).astype(np.int64) + 1).tolist()
+    if sum(vocab_sizes) > MOST_TOKENS:
+        item = tokens[int(codes.max(1).argmax())]
+        raise ValueError(
+            f"{path}: its vocabularies have {shortened(sum(vocab_sizes), 40)} codes, and {MOST_TOKENS:,} at most are "
+            f"usable; the largest code is {codes.max()}, of item {item!r}: number the codes of each position from 0 on"
+        )
     rows = _rows_of(item_tokens, tokens, path)
     ignored = len(tokens) - len(rows)
     if ignored:
@@ -116,7 +128,7 @@ def read_table(path, item_tokens, ids=None):
         provenance["origin"] = source.provenance
         return replace(source, codes=matched, lengths=lengths, item_tokens=item_tokens, provenance=provenance)
     try:
-        return _table_that_may_share(matched, lengths, codes.max(0) + 1, item_tokens, provenance, path)
+        return _table_that_may_share(matched, lengths, vocab_sizes, item_tokens, provenance, path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -163,8 +175,8 @@ def _read_json(path, item_tokens, ids):
     """``(tokens, codes [n, L], lengths [n], format)`` of a JSON file, without the padding item."""
     try:
         document = json.loads(path.read_bytes(), object_pairs_hook=_dict_without_repeats)
-    except ValueError as error:
-        raise ValueError(f"{path} is not readable JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not readable JSON: {shortened(error)}") from error
     if not isinstance(document, dict) or not document:
         raise ValueError(f"{path} must be one JSON object, item id → list of codes")
     tokens = _tokens_of_keys(list(document), item_tokens, ids, path)
@@ -206,7 +218,9 @@ def _read_lists(listed, path):
     tokens = list(listed)
     for token, codes in listed.items():
         if not isinstance(codes, list) or not codes:
-            raise ValueError(f"{path}: item {token!r} must have a list of codes that is not empty, not {codes!r}")
+            raise ValueError(
+                f"{path}: item {token!r} must have a list of codes that is not empty, not {shortened(repr(codes))}"
+            )
     lengths = np.array([len(codes) for codes in listed.values()])
     flat = list(chain.from_iterable(listed.values()))
     row = np.repeat(np.arange(len(tokens)), lengths)
@@ -216,7 +230,7 @@ def _read_lists(listed, path):
         if np.any(bad):
             first = int(np.argmax(bad))
             raise ValueError(
-                f"{path}: item {tokens[row[first]]!r} has the code {flat[first]!r} at position "
+                f"{path}: item {tokens[row[first]]!r} has the code {shortened(repr(flat[first]), 500)} at position "
                 f"{position[first] + 1}; {allowed}"
             )
 
@@ -253,7 +267,7 @@ def _parse_token(token):
 
 def _read_matrix(path, item_tokens, ids):
     """``(tokens, codes [n, L], lengths [n])`` of a ``.npy`` or ``.pt`` file, without the padding item."""
-    matrix = _load_npy(path) if path.suffix.lower() == ".npy" else _load_pt(path)
+    matrix = load_npy(path) if path.suffix.lower() == ".npy" else load_pt(path)
     if matrix.ndim != 2 or matrix.dtype.kind not in "iuf":
         raise ValueError(f"{path} must hold numbers [n, L], not {matrix.dtype} {list(matrix.shape)}")
     if ids is None:
@@ -285,27 +299,6 @@ def _read_matrix(path, item_tokens, ids):
     refuse(lengths == 0, "an item must have at least one code")
     refuse((code != (np.arange(matrix.shape[1]) < lengths[:, None])).any(1), "−1 may only stand behind the codes")
     return tokens, matrix[:, : lengths.max(initial=0)].astype(np.int32), lengths
-
-
-def _load_npy(path):
-    try:
-        with open(path, "rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(f"{path} is not a .npy file of numbers: {error}") from error
-
-
-def _load_pt(path):
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... here
-        raise ValueError(f"{path} is not a .pt file of plain tensors: {error}") from error
-    if isinstance(loaded, dict) and len(loaded) == 1:
-        loaded = next(iter(loaded.values()))
-    try:
-        return loaded.detach().numpy()
-    except (AttributeError, TypeError) as error:  # no tensor, or one that NumPy does not have: bfloat16, sparse
-        raise ValueError(f"{path} must hold one tensor of whole numbers, or a dict of one") from error
 
 
 # ------------------------------------------------------------------- writing

@@ -10,22 +10,31 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from recbole_vsid.semantic_id.array_files import shortened
 from recbole_vsid.storage import atomic_path
 
 NUMBER = re.compile("0|[1-9][0-9]*")
 
 
-def read_ids(path):
+def read_ids(path: str | Path, setting: str = "sid_file_ids") -> dict[str, str]:
     """The items of running numbers, dict number (as text) → item id.
 
+    Args:
+        path: the file; a byte order mark is no part of its first id.
+        setting: the setting that names the file, for messages.
+
     Raises:
-        FileNotFoundError: there is no such file.
+        OSError: there is no such file, or it cannot be read.
         ValueError: a line is empty or not of the form of the first, or an id or a number occurs twice.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise type(error)(f"{setting}={str(path)!r} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file in UTF-8: {error}") from error
+        raise ValueError(
+            f"{setting}: {path} is not a text file in UTF-8 ({error}); save it as one, with one item id per line"
+        ) from error
     if lines[-1] == "":
         lines.pop()
     numbered = bool(lines) and "\t" in lines[0]
@@ -34,13 +43,13 @@ def read_ids(path):
         token, *number = line.split("\t") if numbered else (line, str(i))
         if not token or "\t" in token or len(number) != 1 or not NUMBER.fullmatch(number[0]):
             form = "item id<TAB>number" if numbered else "one item id"
-            raise ValueError(f"{path}, line {i + 1}: expected {form}, not {line!r}")
+            raise ValueError(f"{setting}: {path}, line {i + 1}: expected {form}, not {shortened(repr(line))}")
         if number[0] in token_of:
-            raise ValueError(f"{path}, line {i + 1}: number {number[0]} occurs more than once")
+            raise ValueError(f"{setting}: {path}, line {i + 1}: number {number[0]} occurs more than once")
         token_of[number[0]] = token
     if len(set(token_of.values())) < len(token_of):
         token, _ = Counter(token_of.values()).most_common(1)[0]
-        raise ValueError(f"{path}: item id {token!r} occurs more than once")
+        raise ValueError(f"{setting}: {path}: item id {token!r} occurs more than once")
     return token_of
 
 

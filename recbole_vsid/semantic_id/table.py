@@ -13,7 +13,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from recbole_vsid.storage import atomic_path
+from recbole_vsid.semantic_id.array_files import shortened
+from recbole_vsid.storage import atomic_path, content_hash
 
 PAD = -1
 
@@ -163,27 +164,39 @@ class SemanticIDs:
 
     def save(self, path):
         """Write the table as one safetensors file, atomically; its header carries :meth:`plain` as JSON."""
+        header = json.dumps(self.plain(), ensure_ascii=False)
+        checksum = content_hash(self.codes, self.lengths, header)
         with atomic_path(path) as temporary:
             save_file(
                 {"codes": self.codes, "lengths": self.lengths},
                 temporary,
-                metadata={"semantic_ids": json.dumps(self.plain(), ensure_ascii=False)},
+                metadata={"semantic_ids": header, "checksum": checksum},
             )
 
     @classmethod
     def load(cls, path):
-        """Read a table written by :meth:`save`; all invariants are checked again.
+        """Read a table written by :meth:`save`; its checksum and all invariants are checked.
 
         Raises:
             ValueError: the file is damaged or is not such a table.
         """
         try:
             with safe_open(path, framework="numpy") as file:
-                header = json.loads(file.metadata()["semantic_ids"])
+                metadata = file.metadata()
+                header = json.loads(metadata["semantic_ids"])
                 codes, lengths = file.get_tensor("codes"), file.get_tensor("lengths")
-            return cls(codes=codes, lengths=lengths, **header)
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not a semantic-ID table: {error}") from error
+            # Files of earlier versions have no checksum.
+            if metadata.get("checksum") not in (None, content_hash(codes, lengths, metadata["semantic_ids"])):
+                raise ValueError("its checksum is not that of its contents, so it is damaged")
+            table = cls(codes=codes, lengths=lengths, **header)
+            changed = [key for key, value in table.plain().items() if header.get(key, value) != value]
+            if not np.array_equal(table.codes, codes) or not np.array_equal(table.lengths, lengths):
+                changed = ["codes or lengths"]
+            if changed:
+                raise ValueError(f"its {changed[0]} are of a wrong kind")
+            return table
+        except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise ValueError(f"{path} is not a semantic-ID table: {shortened(error)}") from error
 
     def __eq__(self, other):
         return (

@@ -360,6 +360,53 @@ def test_ids_that_repeat(own, tmp_path):
         from_file(own(content_file="x.npy", content_ids="ids.txt"))
 
 
+def test_ids_files_of_other_systems(own, tmp_path):
+    matrix, ids = vectors(), [f"i{i}" for i in range(41)]
+    np.save(tmp_path / "x.npy", matrix)
+    for text in ("\ufeff" + "\n".join(ids), "\r\n".join(ids) + "\r\n", "".join(f"i{i}\t{i}\n" for i in range(41))):
+        (tmp_path / "ids.txt").write_bytes(text.encode())
+        check(own(content_file="x.npy", content_ids="ids.txt"), dict(zip(ids, matrix)))
+    (tmp_path / "ids.txt").write_bytes("é\n".encode("cp1252") * 41)
+    for other in ("ids.txt", "x.npy"):
+        with pytest.raises(ValueError, match=f"content_ids: {other} is not a text file in UTF-8"):
+            from_file(own(content_file="x.npy", content_ids=other))
+
+
+def test_an_item_file_with_swallowed_rows_orders_no_matrix(own, tmp_path):
+    np.save(tmp_path / "x.npy", vectors(rows=38))
+    dataset = own(content_file="x.npy")
+    path = tmp_path / "mine" / "mine.item"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    with pytest.raises(ValueError, match="does not match 41 item ids"):
+        from_file(dataset)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    lines[4], lines[7] = lines[4].replace("\t", '\t"', 1), lines[7].replace("\tgroup", '"\tgroup')
+    path.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(ValueError, match="mine.item, line 5, column 'title'"):
+        from_file(dataset)
+
+
+@pytest.mark.parametrize("kind", ["npy", "safetensors"])
+def test_damaged_content_is_one_line_with_the_setting(own, tmp_path, kind):
+    path, rng = tmp_path / f"x.{kind}", np.random.default_rng(0)
+    if kind == "npy":
+        np.save(path, vectors())
+    else:
+        save_file({f"i{i}": row for i, row in enumerate(vectors())}, path)
+    whole, dataset = path.read_bytes(), own(content_file=path.name)
+    for _ in range(100):
+        content = bytearray(whole)
+        if rng.random() < 0.5:
+            content[rng.integers(min(300, len(content)))] ^= 1 << int(rng.integers(8))
+        else:
+            del content[rng.integers(len(content)) :]
+        path.write_bytes(content)
+        try:
+            from_file(dataset)
+        except ValueError as error:
+            assert "content_file" in str(error) and path.name in str(error) and "\n" not in str(error)
+
+
 def build_whole(folder, **settings):
     config = Config("VLSID", "mine", config_dict={**FAST, "data_path": str(folder), "content": "file", **settings})
     dataset = SemanticIDDataset(config)

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from recbole_vsid.cli import main
 from recbole_vsid.data.hook import peak_memory
 
 
@@ -26,3 +27,13 @@ def test_the_peak_of_a_process_is_its_own():
     child = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     if sys.platform == "linux":
         assert int(child.stdout) < peak - megabytes / 2
+
+
+@pytest.mark.parametrize(
+    "text, told", [('{"i0": [0, "x"]}', "sid_file: t.json: item 'i0'"), (None, "sid_file='t.json'")]
+)
+def test_a_table_that_cannot_be_taken_names_its_setting(data_path, tmp_path, capsys, text, told):
+    if text is not None:
+        (tmp_path / "t.json").write_text(text)
+    assert main(["tokenize", "--dataset=toy", f"--data_path={data_path}", "--sid_file=t.json", "--use_gpu=false"]) == 2
+    assert f"error: {told}" in capsys.readouterr().err

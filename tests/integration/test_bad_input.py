@@ -150,10 +150,12 @@ CASES = {
         edit("shop.inter", lambda text: text.replace("item_id:token", "item_id", 1).encode()),
         ["shop.inter"],
     ),
-    "byte order mark": (edit("shop.inter", lambda text: b"\xef\xbb\xbf" + text.encode()), ["shop.inter", "ufeff"]),
-    "no UTF-8": (edit("shop.inter", lambda text: text.encode().replace(b"u1\t", b"\xe9\t")), ["shop.inter", "utf-8"]),
+    "no UTF-8": (
+        edit("shop.inter", lambda text: text.encode().replace(b"u1\t", b"\xe9\t")),
+        ["shop.inter, line", "set encoding", "cp1252"],
+    ),
     "empty file": (edit("shop.inter", lambda text: b""), ["shop.inter"]),
-    "header only": (edit("shop.inter", lambda text: text[: text.index("\n") + 1].encode()), ["no interaction is left"]),
+    "header only": (edit("shop.inter", lambda text: text[: text.index("\n") + 1].encode()), ["shop.inter", "no rows"]),
     "ids that pandas takes for missing": (
         ids(i0="NA", i1="null"),
         ["have no 'item_id'", "NA, null", "rename them"],
@@ -162,17 +164,20 @@ CASES = {
         edit("shop.inter", lambda text: (text + "\ti1\t5\n").encode()),
         ["'shop'", "1 of", "have no 'user_id'"],
     ),
-    "an id with an open quotation mark": (ids(i0='"a'), ["shop.inter"]),
+    "an id with an open quotation mark": (ids(i0='"a'), ["shop.inter, line", "'item_id'", "quotation mark"]),
     "rows between quotation marks": (
         edit("shop.inter", lambda text: (text + 'u1\t"i1\t9000\nu2\ti2\t9001\nu3\ti3"\t9002\n').encode()),
-        ["shop.inter", "interactions only", "quotation marks"],
+        ["shop.inter, line", "'item_id'", "'i1\\t9000'", "remove the quotation marks"],
     ),
     "missing times": (
         times(lambda values: values.__setitem__(slice(0, 9, 3), [""] * 3)),
         ["3 of", "no finite 'timestamp'", "TIME_FIELD"],
     ),
     "infinite time": (times(lambda values: values.__setitem__(5, "inf")), ["interaction 6 first", "TIME_FIELD"]),
-    "time in words": (times(lambda values: values.__setitem__(5, "today")), ["shop.inter", "timestamp"]),
+    "time in words": (
+        times(lambda values: values.__setitem__(5, "today")),
+        ["shop.inter, line 7", "'timestamp:float'", "'today' is no number"],
+    ),
     "time as a token": (
         edit("shop.inter", lambda text: text.replace("timestamp:float", "timestamp:token", 1).encode()),
         ["'timestamp' is of type token", "timestamp:float"],

@@ -414,3 +414,84 @@ def test_no_code_of_a_file_is_run(tmp_path):
         with pytest.raises(ValueError, match=f"{name} is not a"):
             read_table(tmp_path / name, TOKENS, ids)
     assert not os.path.exists("ran")
+
+
+# --------------------------------------------------------------------- fuzz
+
+
+def damaged(rng, whole):
+    """``whole`` with flipped bits, cut off, with bytes put in, or with a byte of its head changed."""
+    content = bytearray(whole)
+    kind = rng.integers(4)
+    if kind == 0:
+        for at in rng.integers(len(content), size=rng.integers(1, 9)):
+            content[at] ^= 1 << int(rng.integers(8))
+    elif kind == 1:
+        del content[rng.integers(len(content)) :]
+    elif kind == 2:
+        at = int(rng.integers(len(content)))
+        content[at:at] = rng.bytes(int(rng.integers(1, 64)))
+    else:
+        content[rng.integers(min(len(content), 200))] = int(rng.integers(256))
+    return bytes(content)
+
+
+@pytest.mark.parametrize("format", EXTENSIONS)
+def test_damaged_files_are_one_line_with_their_name(table, tmp_path, format):
+    """150 damaged files of each format. What other programs wrote may have become another table; ours never is."""
+    path = tmp_path / f"table{EXTENSIONS[format]}"
+    ids = tmp_path / "ids" if format in NUMBERED else None
+    write_table(table, path, format, ids)
+    whole, rng = path.read_bytes(), np.random.default_rng(len(format))
+    refused = 0
+    for _ in range(150):
+        path.write_bytes(damaged(rng, whole))
+        try:
+            read = read_table(path, table.item_tokens, ids)
+        except ValueError as error:
+            refused += 1
+            assert path.name in str(error) and "\n" not in str(error) and len(str(error)) < 600
+        else:
+            assert format not in ("safetensors", "pt") or same_codes(read, table)
+    assert refused > 75
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"a": ' * 100_000,
+        '{"a": [' + "9" * 5000 + "]}",
+        '{"a": ' + "[" * 9999 + "]" * 9999 + "}",
+        "\0" * 9,
+    ],
+)
+def test_odd_json_is_one_line(tmp_path, text):
+    with pytest.raises(ValueError, match=r"t\.json") as error:
+        read_table(write(tmp_path / "t.json", text), TOKENS)
+    assert len(str(error.value)) < 800 and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("shape", ["(10000000000000, 3)", "(99999999999999999999, 3)", "(-1, 3)", "((((", "12"])
+def test_odd_headers_of_npy_are_one_line(tmp_path, shape):
+    header = f"{{'descr': '<i8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    (tmp_path / "t.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"\0" * 72)
+    with pytest.raises(ValueError, match=r"t\.npy is not a \.npy file of numbers, or damaged"):
+        read_table(tmp_path / "t.npy", TOKENS, write(tmp_path / "ids", "a\nb\nc\n"))
+
+
+def test_codes_for_which_no_machine_has_the_embeddings(tmp_path):
+    path = write(tmp_path / "t.json", {"a": [0], "b": [2**31 - 1], "c": [1]})
+    with pytest.raises(ValueError, match=r"t\.json: .* 2147483648 codes, and 10,000,000 .* 2147483647, of item 'b'"):
+        read_table(path, TOKENS)
+    assert read_table(write(path, {"a": [0], "b": [9_999_999], "c": [1]}), TOKENS).vocab_sizes == (10_000_000,)
+
+
+def test_settings_are_named_where_a_file_is_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"sid_file='none\.npy' cannot be read"):
+        read_table("none.npy", TOKENS)
+    np.save(tmp_path / "t.npy", np.zeros((3, 1)))
+    with pytest.raises(FileNotFoundError, match="sid_file_ids='none' cannot be read"):
+        read_table(tmp_path / "t.npy", TOKENS, "none")
+    with pytest.raises(ValueError, match=r"content_ids: .*t\.npy is not a text file in UTF-8.*0x93"):
+        read_ids(tmp_path / "t.npy", "content_ids")

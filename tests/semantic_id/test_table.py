@@ -174,3 +174,33 @@ def test_an_edited_table_is_checked_again(tmp_path):
 def test_a_missing_file_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError):
         SemanticIDs.load(tmp_path / "table.safetensors")
+
+
+def test_a_flipped_bit_is_told_by_the_checksum(tmp_path):
+    path = tmp_path / "table.safetensors"
+    SemanticIDs(**arguments()).save(path)
+    whole = path.read_bytes()
+    for at in range(len(whole) - 1, 8, -3):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        try:
+            assert SemanticIDs.load(path) == SemanticIDs(**arguments()), "only what does not matter may be read"
+        except ValueError as error:
+            assert "table.safetensors is not a semantic-ID table" in str(error)
+
+
+@pytest.mark.parametrize(
+    "change", [{"codes": np.float32}, {"codes": np.int64}, {"lengths": np.int64}, {"vocab_sizes": ["5"] * 3}]
+)
+def test_numbers_of_other_kinds_are_never_cut(tmp_path, change):
+    table, path = SemanticIDs(**arguments()), tmp_path / "table.safetensors"
+    arrays = {"codes": table.codes, "lengths": table.lengths}
+    header = table.plain()
+    for name, kind in change.items():
+        if name in arrays:
+            array = arrays[name].astype(kind)
+            arrays[name] = array + 0.25 * (array > 0) if kind is np.float32 else array + 2**32 * (array > 0)
+        else:
+            header[name] = kind
+    save_file(arrays, path, metadata={"semantic_ids": json.dumps(header)})
+    with pytest.raises(ValueError, match="table.safetensors is not a semantic-ID table: its .* of a wrong kind"):
+        SemanticIDs.load(path)
