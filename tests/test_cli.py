@@ -294,17 +294,17 @@ def test_after_an_interruption_the_command_to_go_on_is_told(small_settings, caps
     arguments = [argument for argument in arguments if not argument.startswith("--epochs")]
     whole = GenerativeTrainer.save_last
 
-    def interrupted(trainer, epoch):
-        if epoch == 0:
-            raise KeyboardInterrupt
-        if epoch == 1:
-            whole(trainer, epoch)
-            raise KeyboardInterrupt
+    def before(trainer, epoch):
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(GenerativeTrainer, "save_last", interrupted)
+    def after(trainer, epoch):
+        whole(trainer, epoch)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(GenerativeTrainer, "save_last", before)
     assert main(arguments) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted"  # there is nothing to go on from
-    monkeypatch.setattr(GenerativeTrainer, "save_last", lambda trainer, epoch: interrupted(trainer, epoch + 1))
+    monkeypatch.setattr(GenerativeTrainer, "save_last", after)
     assert main(arguments) == 130
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("interrupted; go on with: python run_recbole_vsid.py ")
