@@ -185,8 +185,12 @@ def read_space(file):
     """
     if not Path(file).is_file():
         raise FileNotFoundError(f"params_file: there is no file {str(file)!r}; it has lines like 'seed choice [1, 2]'")
+    try:
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"params_file={str(file)!r} is not UTF-8 text: {error}") from error
     space = {}
-    for number, line in enumerate(Path(file).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         name, kind, values = (*line.split(None, 2), "", "")[:3]

@@ -160,6 +160,15 @@ def test_bad_spaces_are_refused_before_any_trial(text, message, tmp_path, capsys
     assert message in capsys.readouterr().err
 
 
+def test_spaces_of_windows_programs(tmp_path):
+    file = tmp_path / "space.test"
+    file.write_bytes(b"\xef\xbb\xbfseed choice [1, 2]\r\nlearning_rate choice [0.1]\r\n")
+    assert read_space(file) == {"choice": {"seed": [1, 2], "learning_rate": [0.1]}}
+    file.write_text("seed choice [1]  # é\n", encoding="utf-16")
+    with pytest.raises(ValueError, match="params_file=.*space.test' is not UTF-8"):
+        read_space(file)
+
+
 def test_the_command_line(settings, tmp_path, capsys):
     (tmp_path / "space.test").write_text("learning_rate choice [0.01]\n")
     (tmp_path / "own.yaml").write_text("\n".join(f"{key}: {value}" for key, value in settings.items()))
