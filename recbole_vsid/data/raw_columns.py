@@ -19,6 +19,7 @@ from recbole_vsid.commands.prepare.lists import (
     without_mappings,
     written_list,
 )
+from recbole_vsid.commands.prepare.numbers import to_numbers
 from recbole_vsid.commands.prepare.read_back import LONGEST_VALUE
 from recbole_vsid.commands.prepare.texts import MISSING, cleaned, cut, read_html
 
@@ -168,7 +169,7 @@ def _single(values, where):
 def _numbers(values, texts, kind, where):
     """What :func:`describe_items` returns for numbers; None for texts."""
     filled = texts[texts != ""]
-    numbers = pd.to_numeric(filled, errors="coerce")
+    numbers = to_numbers(filled)
     bad = ~np.isfinite(numbers)
     if kind == "float" and bad.any():
         row = bad.idxmax()

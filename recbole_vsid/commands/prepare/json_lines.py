@@ -86,7 +86,7 @@ class JsonFile:
                 try:
                     yield number, _parsed(line)
                 except (ValueError, RecursionError) as error:
-                    last = place == len(block) and next(numbered, None) is None
+                    last = not isinstance(error, _Repeated) and place == len(block) and next(numbered, None) is None
                     raise self._unreadable(number, error, "; it is the last: is the file cut off?" * last) from error
 
     def _over_lines(self, text: str) -> Iterator[tuple[int, Any]]:

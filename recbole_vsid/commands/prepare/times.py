@@ -11,6 +11,7 @@ import re
 import numpy as np
 import pandas as pd
 
+from recbole_vsid.commands.prepare.numbers import to_numbers
 from recbole_vsid.commands.prepare.texts import is_missing
 
 # Times since 1970 of the years 1973 to 2128; other numbers have no unit.
@@ -81,7 +82,7 @@ def is_clock(values: pd.Series) -> bool:
 
 
 def _numbers(values, where):
-    exact, unit = pd.to_numeric(values, errors="coerce"), None
+    exact, unit = to_numbers(values), None
     _refuse(~np.isfinite(exact.to_numpy(dtype=np.float64, na_value=np.nan)), values, where, "cannot be read", READABLE)
     whole = pd.api.types.is_integer_dtype(exact) and exact.max() < 2**63
     exact = exact.to_numpy(dtype=np.int64 if whole else np.float64)
@@ -189,7 +190,7 @@ def _numeric_dates(texts, where):
         ValueError: no row tells.
     """
     parts = texts.str.extract(f"^{NUMERIC_DATE}$")
-    first, second = (pd.to_numeric(parts[column], errors="coerce") for column in (0, 2))
+    first, second = (to_numbers(parts[column]) for column in (0, 2))
     dots = bool((parts[1].dropna() == ".").all())  # day.month.year, nowhere the other way round
     telling = first.index[first > 12] if dots or (first > 12).any() else second.index[second > 12]
     if not dots and not len(telling):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from recbole_vsid.commands.prepare.numbers import to_numbers
 from recbole_vsid.commands.prepare.texts import is_missing
 
 OPERATORS = {
@@ -166,7 +167,7 @@ class Condition:
         return result
 
     def _numbers(self, values, missing, where):
-        numbers = pd.to_numeric(values, errors="coerce")
+        numbers = to_numbers(values)
         bad = np.flatnonzero((numbers.isna() & ~missing).to_numpy(dtype=bool))
         if len(bad):
             raise ValueError(
