@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from recbole.utils import FeatureType
 
+from recbole_vsid.commands.prepare.numbers import LONG_EXPONENT
 from recbole_vsid.data.raw_columns import MISSING
 
 LINE_BREAK = re.compile("\r\n|\r|\n")
@@ -77,9 +78,11 @@ class AtomicFile:
 
         Raises:
             ValueError: no rows, a row with more or fewer columns than the header, a value that holds other rows, an
-                unclosed quotation mark, NUL bytes, or bytes that are not of the encoding.
+                unclosed quotation mark, NUL bytes, bytes that are not of the encoding, or a float with an exponent of
+                five digits or more (pandas reads beyond its memory there).
         """
         n_columns, row = len(self.types), None
+        numbers = [i for i, type in enumerate(self.types.values()) if type == FeatureType.FLOAT]
         for first, last, row in self.rows():
             if last > first:
                 self._refuse_swallowed_rows(first, last, row)
@@ -90,6 +93,9 @@ class AtomicFile:
                     f"a text that holds field_separator={self.separator!r} or a line break must stand between "
                     "quotation marks, and a missing value is an empty one"
                 )
+            for i in numbers:
+                if LONG_EXPONENT.search(row[i]):
+                    self._refuse_value(first, row, i, row[i], "is no number of 64 bits")
         if row is None:
             raise ValueError(f"{self.path} has a header and no rows")
 

@@ -91,7 +91,7 @@ def test_texts_above_the_limit_of_csv_are_read(tmp_path):
     assert max(map(len, load(tmp_path).field2id_token["title"])) == 150_000
 
 
-@pytest.mark.parametrize("value", ["$6.5", "—", "1,299.00"])
+@pytest.mark.parametrize("value", ["12e4567890123456", "$6.5", "—", "1,299.00"])
 def test_prices_in_words_by_the_command_line(tmp_path, capsys, value):
     shop(tmp_path, price={3: value})
     assert main(["tokenize", "--dataset=shop", f"--data_path={tmp_path}", "--use_gpu=false"]) == 2
