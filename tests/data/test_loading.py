@@ -200,7 +200,7 @@ def test_an_item_file_without_ids(tmp_path):
     [
         ({"load_col": {"inter": "user_id"}}, "load_col=.* must map files"),
         ({"load_col": {**LOADED, "items": ["item_id"]}}, "load_col=.*'items'.* must map files"),
-        ({"load_col": {**LOADED, "item": [3]}}, "load_col=.* must map files"),
+        ({"load_col": {**LOADED, "item": [3]}}, "load_col=.* must be"),
         ({"load_col": {**LOADED, "item": ["item_id", "name"]}}, "load_col names .'name'.*columns are .*'title'"),
         ({"load_col": {**LOADED, "item": ["*"]}}, "load_col names"),
         ({"load_col": {**LOADED, "inter": [*LOADED["inter"], "title"]}}, "load_col names .'title'.*the .inter file"),
@@ -208,7 +208,7 @@ def test_an_item_file_without_ids(tmp_path):
         ({"load_col": LOADED, "unload_col": {"item": ["price"]}}, "load_col and unload_col go without each other"),
         ({"unload_col": {"item": ["prize"]}}, "unload_col names .'prize'"),
         ({"unload_col": {"item": "price"}}, "unload_col=.* must map files"),
-        ({"unload_col": ["price"]}, "unload_col=.* must map files"),
+        ({"unload_col": ["price"]}, "unload_col=.* must be"),
         ({"seq_separator": ""}, "seq_separator='' is not usable"),
         ({"additional_feat_suffix": ["emb"]}, "additional_feat_suffix names 'emb', and there is no file"),
         ({"additional_feat_suffix": ["item"]}, "additional_feat_suffix=.* must be a list"),
