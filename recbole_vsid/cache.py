@@ -69,7 +69,7 @@ def cached(folder, kind, key, build):
     try:
         _write(path, key, tensors, values)
     except OSError as error:  # the work of minutes is not thrown away for want of a place to keep it
-        getLogger().warning(f"cache entry {path} cannot be written ({error}); cache_dir={str(folder)!r} can be changed")
+        getLogger().warning(f"cache entry {error}; cache_dir={str(folder)!r} can be changed")
     return tensors, values, False
 
 

@@ -37,6 +37,10 @@ STALE_SECONDS = 3600
 # What `mkstemp` puts between the name of the target and `.tmp`.
 TEMPORARY = "." + "[a-z0-9_]" * 8 + ".tmp"
 
+# How PyTorch says that a file could not be written; it does not tell why.
+PYTORCHS_WRITERS = ("inline_container", "PytorchStreamWriter", "iostream error")
+PYTORCH_FAILED = "PyTorch could not write it to its end (no space left, or a limit on the size of files)"
+
 KINDS_OF_FILES = (
     (stat.S_ISLNK, "a link"),
     (stat.S_ISDIR, "a folder"),
@@ -113,9 +117,12 @@ def atomic_path(path: str | Path, voids: Sequence[Path] = ()) -> Iterator[Path]:
     kind = _kind_in_the_way(path, str(path))
     if kind:
         raise (IsADirectoryError if kind == "a folder" else OSError)(f"{path} is {kind}, not a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale(path.parent, path.name)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(path.parent, path.name)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".tmp")
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
     os.close(handle)
     try:
         yield Path(temporary)
@@ -144,9 +151,7 @@ def _unwritten(error, temporary):
         return (error.strerror or str(error)) if error.filename in (None, temporary, Path(temporary)) else None
     if isinstance(error, SafetensorError):
         return str(error) if "I/O error" in str(error) else None
-    if "inline_container" in str(error) or "PytorchStreamWriter" in str(error):
-        return "PyTorch could not write it to its end (no space left, or a limit on the size of files)"
-    return None
+    return PYTORCH_FAILED if any(words in str(error) for words in PYTORCHS_WRITERS) else None
 
 
 def write_json(path, value):
@@ -176,7 +181,12 @@ def save_checkpoint(path: str | Path, state: dict, voids: Sequence[Path] = ()) -
     """
     _require_plain(state, "checkpoint")
     with atomic_path(path, voids) as temporary:
-        torch.save({**state, CHECKSUM: checksum(state)}, temporary)
+        try:
+            torch.save({**state, CHECKSUM: checksum(state)}, temporary)
+        except RuntimeError as error:  # plain as the state is, nothing but the file is left to fail
+            if is_out_of_memory(error):
+                raise
+            raise OSError(PYTORCH_FAILED) from error
 
 
 def _require_plain(value, where):

@@ -348,13 +348,14 @@ def _atomically(path, write):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("n_bytes", [0, 1024, 5000])
 @pytest.mark.parametrize("writer", WRITERS)
-def test_a_full_disk_leaves_what_was_whole(tmp_path, writer):
+def test_a_full_disk_leaves_what_was_whole(tmp_path, writer, n_bytes):
     path = tmp_path / "file.out"
     path.write_text("old")
     other = tmp_path / "last.pth"
     other.write_text("kept")
-    with full_disk(5000), pytest.raises(OSError, match="file.out cannot be written: "):
+    with full_disk(n_bytes), pytest.raises(OSError, match="file.out cannot be written: "):
         WRITERS[writer](path)
     assert path.read_text() == "old" and names(tmp_path) == ["file.out", "last.pth"]
 
