@@ -133,9 +133,9 @@ def _train_and_test(config):
 
     selected_by = trainer.selected_by(loaders[1])
     logger.info(f"Selection: {selected_by}")
-    noted = note.write if config.is_generative else None  # RecBole's models do not go on
+    note.begin()
     with told_in_one_line(f"model {config['model']} could not be trained with these settings and data"):
-        trainer.fit(train_data, loaders[1], show_progress=config["show_progress"], callback_fn=noted)
+        trainer.fit(train_data, loaders[1], show_progress=config["show_progress"], callback_fn=note.write)
     valid_result = trainer.validation_result(loaders[1])
     test_result = trainer.evaluate_protocols(loaders[2], show_progress=config["show_progress"])
     milliseconds = request_milliseconds(trainer, loaders[2])

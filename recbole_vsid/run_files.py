@@ -43,7 +43,7 @@ def _file_hash(path: Path, modified: int, size: int) -> str:
 
 
 class DataNote:
-    """Which files a run reads, noted beside its ``last.pth`` as soon as that is theirs.
+    """Which files a run reads, noted beside its ``last.pth``, unless the one there is made of other files.
 
     Args:
         config: of the run.
@@ -56,11 +56,17 @@ class DataNote:
         self.hash = data_hash(self.files)
         noted = noted_data(folder)
         self.is_known = not resumed or noted == self.hash
+        self._holds = noted == self.hash or not (folder / "last.pth").exists()
         if noted != self.hash:
             self.path.unlink(missing_ok=True)
 
+    def begin(self) -> None:
+        """Note it before the training, if that is true of the ``last.pth`` there."""
+        if self._holds:
+            self.write()
+
     def write(self, *_: object) -> None:
-        """Note it; to be called when ``last.pth`` has been written."""
+        """Note it; to be called when this run has written ``last.pth``."""
         if self.is_known and not self.path.exists():
             with atomic_path(self.path) as temporary:
                 temporary.write_text(self.hash, encoding="utf-8")

@@ -72,6 +72,7 @@ def test_a_note_never_speaks_for_checkpoints_of_other_files(settings):
         (folder / name).touch()
     assert not is_interrupted(folder, files_hash(settings)), "nobody knows"
     DataNote(config, folder, resumed=True).write()
+    DataNote(config, folder, resumed=False).begin()
     assert not is_interrupted(folder, files_hash(settings)), "of files as they were"
     note = DataNote(config, folder, resumed=False)
     note.write()
@@ -80,6 +81,10 @@ def test_a_note_never_speaks_for_checkpoints_of_other_files(settings):
     change(settings)
     DataNote(config, folder, resumed=False)  # started anew, and killed before its first checkpoint
     assert not (folder / "data_hash").exists() and not is_interrupted(folder, files_hash(settings))
+    (folder / "last.pth").unlink()
+    DataNote(config, folder, resumed=False).begin()
+    assert (folder / "data_hash").read_text() == files_hash(settings), "before there is a checkpoint to be killed after"
+    (folder / "last.pth").touch()
     (folder / "data_hash").write_bytes(b"\xff")
     assert not is_interrupted(folder, files_hash(settings))
     for text in ("[]", "{", '{"data_hash": 3}'):
