@@ -100,33 +100,35 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(sender, function, arguments))
-    with _interruptions_ignored():  # by the child for good: Ctrl-C goes to both, and this one ends it
-        process.start()
-    sender.close()
     try:
+        with _signals_waiting():  # else one could fall between the child's start and the end that is made of it here
+            process.start()
+        sender.close()
         succeeded, answer = receiver.recv()
     except EOFError:
         process.join()
         raise ChildProcessError(f"its process ended with exit code {process.exitcode} (out of memory?)") from None
     finally:
         receiver.close()
-        process.kill()
-        process.join()
+        if process.pid is not None:
+            process.kill()
+            process.join()
     if succeeded:
         return answer
     raise answer
 
 
 @contextmanager
-def _interruptions_ignored() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
+def _signals_waiting() -> Iterator[None]:
+    """Signals that arrive within are handled behind it; a process started within never gets those of Ctrl-C."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, *ENDING])
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _answer(sender: Any, function: Callable[..., Any], arguments: tuple) -> None:
@@ -135,6 +137,8 @@ def _answer(sender: Any, function: Callable[..., Any], arguments: tuple) -> None
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     try:
         answer = True, function(*arguments)
     except Exception as error:

@@ -101,14 +101,29 @@ def test_no_child_outlives_a_killed_parent(starts, tmp_path):
 def test_a_process_of_its_own_answers():
     assert in_own_process(int, "7") == 7
     assert in_own_process(os.getpid) != os.getpid()
-    assert in_own_process(signal.getsignal, signal.SIGINT) is signal.SIG_IGN, "no traceback at Ctrl-C"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    blocked = in_own_process(signal.pthread_sigmask, signal.SIG_BLOCK, [])
+    assert signal.SIGINT in blocked and signal.SIGTERM not in blocked, "no traceback at Ctrl-C"
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     with pytest.raises(ValueError, match="invalid literal"):
         in_own_process(int, "x")
     with pytest.raises(ChildProcessError, match="exit code 3"):
         in_own_process(os._exit, 3)
     with pytest.raises(RuntimeError, match="no answer that can be sent"):
         in_own_process(threading.Lock)
+
+
+def test_an_interruption_while_it_starts_is_not_lost(monkeypatch):
+    process = multiprocessing.get_context("spawn").Process
+    started = process.start
+
+    def interrupted(self):
+        started(self)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(process, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        in_own_process(time.sleep, 60)
+    assert multiprocessing.active_children() == []
 
 
 def test_an_interruption_ends_its_process():
