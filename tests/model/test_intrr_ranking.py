@@ -238,7 +238,7 @@ def test_bad_settings_of_both_models_are_refused(small_settings, model, wrong, m
         ({"uid_size": 0}, f"uid_size=0 {WHOLE}"),
         ({"ran_hidden_size": -2}, f"ran_hidden_size=-2 {WHOLE}"),
         ({"alignment_weight": -0.5}, "alignment_weight=-0.5 is not usable: it must be at least 0"),
-        ({"codebook_std": 0}, "codebook_std=0 is not usable: it must be a number above 0, or ~ for hidden_size"),
+        ({"codebook_std": 0}, "codebook_std=0 is not usable: it must be in \\(0, 1000\\], or empty"),
         ({"codebook_std": "auto"}, "codebook_std='auto' is not usable"),
         ({"codebook_std": True}, "codebook_std=True is not usable"),
         ({"codebook_std": -1.5}, "codebook_std=-1.5 is not usable"),
