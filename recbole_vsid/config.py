@@ -262,7 +262,7 @@ class Config(RecBoleConfig):
     def _check_keys(self):
         known = set(self.internal_config_dict) | set(RECBOLE_EXTRA_KEYS)
         known |= {key for keys in self.parameters.values() for key in keys}
-        known.discard("config_file")  # RecBole knows the name and reads it nowhere
+        known -= {"config_file", "MODEL_TYPE"}  # the first is read nowhere, the second is the class's own
         own = hasattr(self.model_class, "dataset_class")
         for key, value in list(self.external_config_dict.items()):
             if key not in known:

@@ -48,12 +48,16 @@ class Number:
         return high if high < math.inf else LARGEST if self.whole else LARGEST_NUMBER
 
     def __str__(self) -> str:
-        name = "a whole number" if self.whole else "a number"
-        if self.low > -math.inf and self.high < math.inf and not self.whole:
-            name += f" in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
-        elif self.low > -math.inf:
-            name += f" above {self.low:g}" if self.open_low else f" of at least {self.low:g}"
-            name += f" and at most {self._limit(self.high):.10g}"
+        if self.whole:
+            name = (
+                f"a whole number of at least {max(self.low, -LARGEST):.10g} and at most {self._limit(self.high):.10g}"
+            )
+        elif self.low == -math.inf:
+            name = "a number"
+        elif self.high < math.inf:
+            name = f"in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
+        else:
+            name = f"{'above' if self.open_low else 'at least'} {self.low:g} and at most {LARGEST_NUMBER:g}"
         return name + (", or empty" if self.empty else "")
 
 
@@ -89,7 +93,9 @@ class Choice:
     def __str__(self) -> str:
         if set(self.values) == {True, False}:
             return "true or false"
-        return f"one of {', '.join(str(value) for value in self.values)}" + (", or empty" if self.empty else "")
+        names = [str(value) for value in self.values]
+        name = " or ".join(names) if len(names) < 3 else f"one of {', '.join(names)}"
+        return name + (", or empty" if self.empty else "")
 
 
 @dataclass(frozen=True)

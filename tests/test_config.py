@@ -336,11 +336,35 @@ def test_values_of_a_kindred_kind_are_taken(key, value):
     assert config[key] == {"gpu_id": "0", "topk": [5, 10]}.get(key, value)
 
 
+@pytest.mark.parametrize("model", ["SASRec", "BPR", "VLSID"])
+@pytest.mark.parametrize(
+    "split",
+    [{"LS": "test_only"}, {"LS": "valid_only"}, {"LS": "all"}, {"RS": [0.8, 0, 0.2]}, {"RS": [0.8, 0.2]}, {"RS": "x"},
+     {"RS": [1, 1, float("nan")]}, {"XS": 1}, {}, {"LS": "valid_and_test", "RS": [8, 1, 1]}, None],
+)  # fmt: skip
+def test_splits_that_leave_nothing_to_validate_or_test_on(model, split):
+    with pytest.raises(ValueError, match="eval_args=.*something must be left to validate and to test"):
+        Config(model, "toy", config_dict={"eval_args": {"split": split}})
+
+
 def test_values_at_the_edge_are_accepted():
     config = Config(
         "SASRec", "toy", config_dict={"epochs": 1, "topk": 1, "valid_metric": "recall@1", "seed": 0, "learning_rate": 1}
     )
     assert config["epochs"] == 1 and config["topk"] == [1]
+
+
+def test_a_tab_has_names_and_a_norm_may_be_infinite():
+    for text in ("tab", "\\t", "\t"):
+        assert Config("SASRec", "toy", config_dict={"field_separator": text})["field_separator"] == "\t"
+    clip = {"max_norm": 1, "norm_type": float("inf")}
+    assert Config("SASRec", "toy", config_dict={"clip_grad_norm": clip})["clip_grad_norm"] == clip
+    with pytest.raises(ValueError, match="clip_grad_norm=.* is not usable"):
+        Config("SASRec", "toy", config_dict={"clip_grad_norm": {"max_norm": float("inf")}})
+
+
+def test_without_a_gpu_everything_is_on_the_cpu():
+    assert Config("SASRec", "toy", config_dict={"use_gpu": False})["device"] == torch.device("cpu")
 
 
 # ---------------------------------------------------------------- negative samples

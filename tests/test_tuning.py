@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from recbole.trainer import HyperTuning
 
+import recbole_vsid.tuning
 from recbole_vsid import run
 from recbole_vsid.cli import main
 from recbole_vsid.config import Config, properties_folder
@@ -72,6 +73,29 @@ def test_a_failed_trial_is_named_and_the_others_go_on(settings, tmp_path):
     (tmp_path / "space.test").write_text("item_inter_num_interval choice ['[9999,inf)']\n")
     with pytest.raises(ValueError, match="every trial failed, the first with: .*no interaction is left"):
         tune("BPR", "toy", "space.test", config_dict=settings)
+
+
+def test_lists_in_quotation_marks_are_lists(small_settings, tmp_path):
+    """As in RecBole's own files; by every way in."""
+    (tmp_path / "space.test").write_text("mlp_hidden_size choice ['[16,8]','[8]']\n")
+    settings = small_settings("NeuMF", epochs=1)
+    found = tune("NeuMF", "toy", "space.test", config_dict=settings)
+    assert found["trials"]["failed"].eq("").all() and found["best_params"]["mlp_hidden_size"] in ([16, 8], [8])
+    for text in ("[16, 8]", "(16, 8)"):
+        assert Config("NeuMF", "toy", config_dict={"mlp_hidden_size": text})["mlp_hidden_size"] == [16, 8]
+    assert Config("VLSID", "toy", config_dict={"content": "[tfidf]"})["content"] == ["tfidf"]
+
+
+def test_a_trial_that_fails_in_any_way_is_one_of_many(settings, tmp_path, monkeypatch):
+    def fails_once(config_dict, *others, **more):
+        if config_dict["embedding_size"] == 4:
+            raise TypeError("can only concatenate list")
+        return run(config_dict=config_dict, **more)
+
+    monkeypatch.setattr(recbole_vsid.tuning, "run", lambda *given, **more: fails_once(**more))
+    (tmp_path / "space.test").write_text("embedding_size choice [4, 8]\n")
+    trials = tune("BPR", "toy", "space.test", config_dict={**settings, "epochs": 1})["trials"]
+    assert trials["failed"].tolist() == ["TypeError: can only concatenate list", ""]
 
 
 def test_random_search_has_a_seed_and_gives_whole_numbers(settings, tmp_path):

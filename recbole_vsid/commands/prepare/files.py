@@ -235,4 +235,5 @@ def readable(name: str, form: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, *UNREADABLE) as error:
-        raise ValueError(f"{name} is not readable as {form}: {error}") from error
+        message = " ".join(str(error).split())  # pandas' words end in a line break
+        raise ValueError(f"{name} is not readable as {form}: {message}") from error
