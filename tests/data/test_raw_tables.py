@@ -34,8 +34,8 @@ CSV = "user,item,time\na,x,1\nb,y,2\n"
     [
         ("a.csv", CSV),
         ("a.CSV", CSV),
-        ("a.csv", gzip.compress(CSV.encode())),
-        ("a.gz", gzip.compress(CSV.replace(",", "\t").encode())),
+        ("a.csv", gzip.compress(CSV.encode(), mtime=0)),
+        ("a.gz", gzip.compress(CSV.replace(",", "\t").encode(), mtime=0)),
         ("a.txt", CSV.replace(",", "::")),
         ("part-00000", CSV.replace(",", " ")),
         ("a.txt", '{"user": "a", "item": "x", "time": 1}\n{"user": "b", "item": "y", "time": 2}\n'),
