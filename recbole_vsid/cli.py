@@ -167,9 +167,21 @@ def _train(files, settings):
     except KeyboardInterrupt:
         raise KeyboardInterrupt(*_way_on(files, settings)) from None
     checkpoint = _folder(files, settings) / "best.pth"
-    if checkpoint.is_file():
+    if _is_complete(checkpoint):
         print(f"Next: {_command('recommend', checkpoint=str(checkpoint))}")
     return 0
+
+
+def _is_complete(checkpoint):
+    """Whether a checkpoint holds a model: of some of RecBole's, what they learn is nothing that a safe file holds."""
+    from recbole_vsid.config import Config
+    from recbole_vsid.storage import load_checkpoint
+
+    if not checkpoint.is_file():
+        return False
+    state = load_checkpoint(checkpoint)
+    config = Config(state["model"], state["dataset"], config_dict=state["settings"])
+    return config["MODEL_TYPE"].name != "TRADITIONAL" or bool(state["other_parameter"])
 
 
 def _way_on(files, settings):

@@ -286,6 +286,10 @@ def test_the_command_that_is_printed_next_works(small_settings, capsys):
     assert line.startswith("Next: python run_recbole_vsid.py recommend '--checkpoint=my models/VLSID-toy-")
     checkpoint = line.partition("'")[2][:-1]
     assert main(["recommend", checkpoint, "--users=u1"]) == 0
+    capsys.readouterr()
+    own = [f"--{key}={as_argument(value)}" for key, value in small_settings("ItemKNN", epochs=1).items()]
+    assert main(["--dataset=toy", "--model=ItemKNN", *own]) == 0
+    assert "Next: " not in capsys.readouterr().out  # no safe file holds what this model learns
 
 
 def test_after_an_interruption_the_command_to_go_on_is_told(small_settings, capsys, monkeypatch, tmp_path):
