@@ -64,7 +64,7 @@ def kill(cases: Cases, n_cases: int, draw: random.Random) -> None:
     make_data(Path("data"))
 
     def arguments(folder: str) -> list[str]:
-        return [*COMMON, *SMALL, f"--checkpoint_dir={folder}", "--cache_dir=cache"]
+        return [*COMMON, *SMALL, "--epochs=12", f"--checkpoint_dir={folder}", "--cache_dir=cache"]
 
     if forked(lambda: killed_at(0, arguments("whole"), "whole")):
         raise SystemExit("the unbroken training failed")

@@ -13,8 +13,7 @@ from recbole_vsid.cli import main as command_line
 
 SMALL = ["--model=IntRR", "--tokenizer=rkmeans", "--sid_vocab_size=8", "--sid_n_levels=2", "--content_dim=8",
          "--n_layers=1", "--hidden_size=16", "--n_heads=2", "--head_size=8", "--inner_size=16", "--uid_size=8",
-         "--ran_hidden_size=8", "--enable_amp=false", "--epochs=3", "--eval_step=1",
-         "--train_batch_size=256"]  # fmt: skip
+         "--ran_hidden_size=8", "--enable_amp=false", "--eval_step=1", "--train_batch_size=256"]  # fmt: skip
 COMMON = ["--dataset=shop", "--data_path=data", "--num_threads=1", "--use_gpu=false", "--show_progress=false"]
 # Values that no setting means, each as the command line would give it.
 NUMBERS = ["nan", "inf", "-inf", "-1", "1e308", "0", "-0.0", "99999999999999999999", "1.5"]
