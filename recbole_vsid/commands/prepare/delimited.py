@@ -162,7 +162,8 @@ class DelimitedFile:
                 ) as chunks:  # fmt: skip
                     yield chunks, text
         except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-            raise ValueError(self._misfit() or f"{self.path} is not readable as a table: {error}") from error
+            words = " ".join(str(error).split())  # pandas' end in a line break
+            raise ValueError(self._misfit() or f"{self.path} is not readable as a table: {words}") from error
 
     def _misfit(self) -> str | None:
         """What is wrong with the first row that has more values than there are columns, or with the last one."""
