@@ -69,7 +69,10 @@ def make_words(folder: Path) -> None:
 
 def shapes(data_path: Path, made: Path) -> dict[str, tuple[str, dict]]:
     """Name → (dataset, settings)."""
-    found = {"ml-100k": ("ml-100k", {}), "ml-100k by co-occurrence": ("ml-100k", {"content": "cooccurrence"})}
+    found = {
+        "ml-100k": ("ml-100k", {}),
+        "ml-100k by co-occurrence": ("ml-100k", {"content": "cooccurrence", "missing_content": "zero"}),
+    }
     found |= {name: (name, {"data_path": str(data_path)}) for name in ON_DISK if (data_path / name).is_dir()}
     return found | {name: (name, {"data_path": str(made)}) for name in ("tags", "words")}
 
