@@ -23,7 +23,12 @@ def _set_to(key: str, *values: Any) -> tuple[Callable, str]:
 
 
 KEEPS_NOTHING = (lambda config: False, "runs keep no data sets here: they are read and split anew")
-BEAM = _set_to("decoding", "beam")
+BEAM = (
+    lambda config: config["decoding"] == "beam" and config["rank_by"] != "dense",
+    "it needs decoding=beam and no rank_by=dense",
+)
+GENERATIVE_HEAD = (lambda config: config["generative_weight"] > 0, "it needs generative_weight above 0")
+DENSE_HEAD = (lambda config: config["dense_weight"] > 0, "it needs dense_weight above 0")
 VALIDATION = (lambda config: config["eval_step"] > 0, "it needs eval_step of at least 1")
 MUON = _set_to("learner", "muon")
 SDUD, FRQUD = _set_to("joint_decay", "sdud", "both"), _set_to("joint_decay", "frqud", "both")
@@ -52,6 +57,10 @@ CONDITIONS = {
     "stopping_step": VALIDATION,
     **dict.fromkeys(("head_size", "inner_size"), _set_to("backbone", "transformer", None)),
     **dict.fromkeys(("assign", "alignment_weight"), _set_to("item_token", "redistributed")),
+    **dict.fromkeys(("depth_layers", "depth_dropout"), _set_to("depth_network", "transformer")),
+    "depth_network": GENERATIVE_HEAD,
+    "full_softmax_items": DENSE_HEAD,
+    "uniform_negatives": DENSE_HEAD,
     **dict.fromkeys(("joint_sdud", "joint_sdud_lambda", "joint_sigma_learning_rate"), SDUD),
     **dict.fromkeys(("joint_hot_ratio", "joint_usage_momentum"), FRQUD),
     "tail_ratio": (

@@ -19,6 +19,8 @@ MODELS = {
     "DIGER": "recbole_vsid.model.diger:DIGER",
     "IntRR": "recbole_vsid.model.intrr:IntRR",
     "IntRRFlat": "recbole_vsid.model.intrr_flat:IntRRFlat",
+    "SASTrie": "recbole_vsid.model.timeline.sastrie:SASTrie",
+    "MARIUS": "recbole_vsid.model.timeline.marius:MARIUS",
 }
 
 TOKENIZERS = {

@@ -114,6 +114,7 @@ def small_settings(data_path):
     generative = {"content_dim": 8, "n_layers": 1, "beam_width": 20, "enable_amp": False}
     rkmeans = {"tokenizer": "rkmeans", "sid_vocab_size": 8, "sid_n_levels": 2}
     tiger = {"hidden_size": 32, "n_heads": 2, "head_size": 16, "inner_size": 64, "dropout_prob": 0.1}
+    timeline = {"hidden_size": 32, "head_size": 16, "dropout_prob": 0.1}
     own = {
         "VLSID": {**generative, **rkmeans, "hidden_size": 64, "head_size": 64, "context_budget": 40},
         "TIGER": {**generative, **rkmeans, **tiger},
@@ -121,6 +122,8 @@ def small_settings(data_path):
         "DIGER": {**generative, **rkmeans, **tiger, "joint_usage_momentum": 0.9},
         "IntRR": {**generative, **rkmeans, **tiger, "uid_size": 16, "ran_hidden_size": 32},
         "IntRRFlat": {**generative, **rkmeans, **tiger},
+        "SASTrie": {**generative, **rkmeans, **timeline},
+        "MARIUS": {**generative, **rkmeans, **timeline, "depth_layers": 1},
     }
 
     def small(model="VLSID", **changes):

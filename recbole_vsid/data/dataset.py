@@ -42,7 +42,10 @@ class EventHistoryMixin(CheckedFilesMixin):
             self.inter_feat = self.inter_feat.sort_values(self.time_field, kind="stable", ignore_index=True)
         ordered = self.inter_feat.sort_values(self.uid_field, kind="stable")
         self.events = EventLog.from_columns(
-            ordered[self.uid_field].to_numpy(), ordered[self.iid_field].to_numpy(), self.user_num
+            ordered[self.uid_field].to_numpy(),
+            ordered[self.iid_field].to_numpy(),
+            self.user_num,
+            ordered[self.time_field].to_numpy() if self.time_field in ordered else None,
         )
         super()._change_feat_format()
 

@@ -8,7 +8,7 @@ models whose encoder sees the whole history at once).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,16 +22,22 @@ class EventLog:
     Args:
         items: int64 ``[n_events]`` item ids.
         offsets: int64 ``[n_users + 1]``; user *u* owns ``items[offsets[u]:offsets[u + 1]]``.
+        moments: int64 ``[n_events]``, never falling, equal for events of a user at the same time; None if unknown.
     """
 
     items: np.ndarray
     offsets: np.ndarray
+    moments: np.ndarray | None = None
 
     @classmethod
-    def from_columns(cls, users, items, n_users):
+    def from_columns(cls, users, items, n_users, times=None):
         """From columns already sorted by user and time."""
         counts = np.bincount(users, minlength=n_users)
-        return cls(np.asarray(items, dtype=np.int64), np.r_[0, np.cumsum(counts)].astype(np.int64))
+        moments = None
+        if times is not None and len(times):
+            later = (users[1:] != users[:-1]) | (times[1:] != times[:-1])
+            moments = np.r_[0, np.cumsum(later)]
+        return cls(np.asarray(items, dtype=np.int64), np.r_[0, np.cumsum(counts)].astype(np.int64), moments)
 
     def counts(self):
         """Events per user, int64 ``[n_users]``."""
@@ -49,7 +55,14 @@ class EventLog:
         """The log of each user's first ``counts[u]`` events."""
         position = np.arange(len(self.items)) - np.repeat(self.offsets[:-1], self.counts())
         keep = position < np.repeat(counts, self.counts())
-        return EventLog(self.items[keep], np.r_[0, np.cumsum(counts)].astype(np.int64))
+        moments = None if self.moments is None else self.moments[keep]
+        return EventLog(self.items[keep], np.r_[0, np.cumsum(counts)].astype(np.int64), moments)
+
+    def shuffled(self, rng):
+        """The log with each user's events at the same time in a new order."""
+        if self.moments is None:
+            return self
+        return replace(self, items=self.items[np.lexsort((rng.random(len(self.items)), self.moments))])
 
     def target_positions(self):
         """Positions of all events that have an earlier event of the same user, int64."""
@@ -118,7 +131,7 @@ class SequenceLoader(ABC):
 
     def __init__(self, config, dataset):
         self.config, self._dataset, self.dataset = config, dataset, dataset
-        self.log = dataset.training
+        self.training = self.log = dataset.training
         self.items_field = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
         self.length_field = config["ITEM_LIST_LENGTH_FIELD"]
         self.epoch = 0
@@ -159,14 +172,15 @@ class WindowLoader(SequenceLoader):
         batch_cost: cost of one batch, padding included.
         lead: whether a window begins with the event before it, for models that predict from events only. A user's first
             event is then no target, and a lone one no window.
+        shuffle: whether events of a user at the same time change places from epoch to epoch.
 
     Raises:
         ValueError: with ``lead``, no user has two training events.
     """
 
-    def __init__(self, config, dataset, costs, budget, batch_cost, lead=False):
+    def __init__(self, config, dataset, costs, budget, batch_cost, lead=False, shuffle=False):
         super().__init__(config, dataset)
-        self.costs, self.budget, self.batch_cost, self.lead = costs, budget, batch_cost, lead
+        self.costs, self.budget, self.batch_cost, self.lead, self.shuffled = costs, budget, batch_cost, lead, shuffle
         self.n_targets = len(self.log.target_positions()) if lead else len(self.log.items)
         if lead and self.n_targets == 0:
             raise ValueError("no user has two training events, so there is nothing to learn from")
@@ -174,6 +188,8 @@ class WindowLoader(SequenceLoader):
     def _rows(self, rng):
         stride = self.budget - int(self.costs.max()) + 1
         phase = rng.integers(0, max(stride, 1), size=len(self.log.offsets) - 1)
+        if self.shuffled:
+            self.log = self.training.shuffled(rng)
         starts, lengths = windows(self.log, self.costs, self.budget, phase)
         if self.lead:
             inner = ~np.isin(starts, self.log.offsets)

@@ -10,8 +10,22 @@ item whatever its length, and there is no length normalisation.
 from __future__ import annotations
 
 from itertools import count
+from typing import Protocol
 
 import torch
+from torch import Tensor
+
+
+class EdgeScores(Protocol):
+    """Logits for the edges of a tree, what a step may return instead of logits for tokens."""
+
+    n_users: int
+
+    def of_beams(self, tokens: Tensor, slot: Tensor, width: int) -> Tensor:
+        """fp32 ``[n]``: logits of ``tokens`` ``[n]`` behind beam ``slot % width`` of user ``slot // width``."""
+
+    def of_level(self, tokens: Tensor, row: Tensor) -> Tensor:
+        """fp32 ``[B, n]``: logits of ``tokens`` ``[n]`` behind prefix ``row`` ``[n]``, the same for all users."""
 
 
 @torch.no_grad()
@@ -31,7 +45,8 @@ def constrained_beam_search(step, trie, beam_width, k=None, vocabularies=None, r
             users and changes from call to call; places beyond a user's own beams hold valid but
             meaningless values. More logits than the tree has tokens are allowed, those behind
             ``n_tokens`` take part in the normalisation only. With ``vocabularies`` the step for position *p* returns
-            the logits of the tokens ``first .. end - 1`` only, ``[B, W, end - first]``.
+            the logits of the tokens ``first .. end - 1`` only, ``[B, W, end - first]``. A model whose logits belong to
+            the nodes of the tree returns :class:`EdgeScores` instead, which are normalised among siblings.
         trie: :class:`~recbole_vsid.decoding.trie.PrefixTrie` on the device of the logits.
         beam_width: places per user; wider than the catalogue makes the search exact.
         k: number of items wanted. Scores only fall, so beams worse than a user's ``k``-th best finished
@@ -60,11 +75,15 @@ def constrained_beam_search(step, trie, beam_width, k=None, vocabularies=None, r
     for position in count():
         first, end = vocabularies[position] if vocabularies else (0, trie.n_tokens)
         logits = step(tokens, parents)
+        by_edge = not isinstance(logits, torch.Tensor)
         if nodes is None:
-            nodes = torch.zeros(logits.shape[:2], dtype=torch.int64, device=logits.device)
-            scores = torch.zeros(logits.shape[:2], dtype=torch.float32, device=logits.device)
-        check_logits(logits, nodes, end - first, exact=vocabularies is not None)
-        log_total = position_normaliser(logits, position, trie, first, renormalize)
+            shape = (logits.n_users, 1) if by_edge else logits.shape[:2]
+            nodes = torch.zeros(shape, dtype=torch.int64, device=trie.device)
+            scores = torch.zeros(shape, dtype=torch.float32, device=trie.device)
+        log_total = None
+        if not by_edge:
+            check_logits(logits, nodes, end - first, exact=vocabularies is not None)
+            log_total = position_normaliser(logits, position, trie, first, renormalize)
         tokens, parents, nodes, scores = _best_children(logits, first, log_total, nodes, scores, trie, beam_width)
 
         live = scores > -torch.inf
@@ -83,7 +102,7 @@ def constrained_beam_search(step, trie, beam_width, k=None, vocabularies=None, r
         if width == 0:
             leaves, scores = torch.cat(found_leaves, dim=1), torch.cat(found_scores, dim=1)
             items, scores = _members(leaves, scores, trie) if trie.shares_leaves else (trie.item[leaves], scores)
-            return _rank(items, scores, k)
+            return ranked(items, scores, k)
         # Move the live beams to the front; the rest become beams of a leaf, which has no candidates.
         scores, place = scores.masked_fill(~live, -torch.inf).topk(width, dim=1)
         nodes = nodes.gather(1, place).masked_fill(scores == -torch.inf, trie.n_nodes - 1)
@@ -153,7 +172,10 @@ def _best_children(logits, first, log_total, nodes, scores, trie, beam_width):
     """The best candidates of each user, ``(tokens, parents, nodes, scores)``, each ``[B, <= beam_width]``."""
     n_users, width = nodes.shape
     tokens, children, slot = trie.children(nodes.flatten())
-    log_prob = logits.flatten(0, 1)[slot, tokens - first].float()
+    if isinstance(logits, torch.Tensor):
+        log_prob = logits.flatten(0, 1)[slot, tokens - first].float()
+    else:
+        log_prob = logits.of_beams(tokens, slot, width)
     log_total = segment_logsumexp(log_prob, slot, nodes.numel()) if log_total is None else log_total.flatten()
     log_prob = log_prob - finite(log_total)[slot]
     user = slot // width
@@ -180,8 +202,8 @@ def _members(leaves, scores, trie):
     return all_items, all_scores
 
 
-def _rank(items, scores, k):
-    """Order ``[B, n]`` by score, then by item id; cut or fill up to ``k`` columns."""
+def ranked(items: Tensor, scores: Tensor, k: int | None = None) -> tuple[Tensor, Tensor]:
+    """Order ``[B, n]`` by score, then by item id; cut or fill up to ``k`` columns, by default to the fullest row."""
     if k is None:
         k = int((items > 0).sum(1).max()) if len(items) else 0
     missing = max(k - items.size(1), 0)

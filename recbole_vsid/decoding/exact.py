@@ -31,16 +31,21 @@ def score_catalogue(step, trie, vocabularies=None, renormalize="first"):
     """
     check_renormalize(renormalize)
     logits = step(None, None)
-    n_users = logits.size(0)
-    result = torch.full((n_users, trie.n_items), -torch.inf, device=logits.device)
-    nodes = torch.zeros(1, dtype=torch.int64, device=logits.device)
-    scores = torch.zeros(n_users, 1, device=logits.device)
+    by_edge = not isinstance(logits, torch.Tensor)
+    n_users = logits.n_users if by_edge else logits.size(0)
+    result = torch.full((n_users, trie.n_items), -torch.inf, device=trie.device)
+    nodes = torch.zeros(1, dtype=torch.int64, device=trie.device)
+    scores = torch.zeros(n_users, 1, device=trie.device)
     for depth in range(trie.max_depth):
         first, end = vocabularies[depth] if vocabularies else (0, trie.n_tokens)
-        check_logits(logits, nodes.expand(n_users, -1), end - first, exact=vocabularies is not None)
+        if not by_edge:
+            check_logits(logits, nodes.expand(n_users, -1), end - first, exact=vocabularies is not None)
         tokens, nodes, row = trie.children(nodes)
-        log_total = position_normaliser(logits, depth, trie, first, renormalize)
-        log_prob = logits[:, row, tokens - first].float()
+        if by_edge:
+            log_total, log_prob = None, logits.of_level(tokens, row)
+        else:
+            log_total = position_normaliser(logits, depth, trie, first, renormalize)
+            log_prob = logits[:, row, tokens - first].float()
         if log_total is None:
             log_total = segment_logsumexp(log_prob.T, row, scores.size(1)).T
         scores = scores[:, row] + (log_prob - finite(log_total)[:, row])

@@ -133,7 +133,7 @@ class PrefixTrie:
         Returns:
             ``(items, row)``, each int64: an item, and the position of its leaf in ``nodes`` (non-decreasing).
         """
-        places, row = _ragged(self.member_offsets, nodes)
+        places, row = ragged(self.member_offsets, nodes)
         return self.members[places], row
 
     def children(self, nodes):
@@ -143,12 +143,12 @@ class PrefixTrie:
             ``(tokens, children, row)``, each int64 ``[n_edges]``: the token of the edge, the node it
             leads to, and the position of its parent in ``nodes`` (non-decreasing).
         """
-        edges, row = _ragged(self.child_offsets, nodes)
+        edges, row = ragged(self.child_offsets, nodes)
         return self.token[edges + 1], edges + 1, row
 
 
-def _ragged(offsets, rows):
-    """Positions ``offsets[r] .. offsets[r + 1] - 1`` of all ``rows`` one after another, and whose each is."""
+def ragged(offsets, rows):
+    """Positions ``offsets[r] .. offsets[r + 1] - 1`` of all ``rows`` one after another, and whose each is, int64."""
     first = offsets[rows]
     counts = offsets[rows + 1] - first
     row = torch.repeat_interleave(counts)

@@ -32,20 +32,24 @@ class FiniteCollector(Collector):
     def __init__(self, config):
         super().__init__(config)
         self.filled = self.slots = 0
+        self.own = {key for key in ("rec.topk", "rec.items") if self.register.need(key)}
+        for key in self.own:  # RecBole's code collects the rest
+            setattr(self.register, key, False)
 
     def eval_batch_collect(self, scores_tensor, interaction, positive_u, positive_i):
         super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
         items, scores = best_items(scores_tensor, max(self.topk))
-        finite, n_rows = torch.isfinite(scores), len(items)
+        finite = torch.isfinite(scores)
         self.filled += int(finite.sum())
         self.slots += finite.numel()
-        if self.register.need("rec.topk"):
+        if "rec.topk" in self.own:
             found = (items[positive_u] == positive_i.unsqueeze(1)).int()
-            hits = found.new_zeros(items.shape)
-            self.data_struct["rec.topk"][-n_rows:, : items.size(1)] = hits.index_add_(0, positive_u, found) * finite
-        if self.register.need("rec.items"):
+            hits = found.new_zeros(items.shape).index_add_(0, positive_u, found) * finite
+            n_relevant = positive_u.bincount(minlength=len(items)).int().unsqueeze(1)
+            self.data_struct.update_tensor("rec.topk", torch.cat([hits, n_relevant], dim=1))
+        if "rec.items" in self.own:
             # An empty slot covers nothing new.
-            self.data_struct["rec.items"][-n_rows:] = torch.where(finite, items, items[:, :1])
+            self.data_struct.update_tensor("rec.items", torch.where(finite, items, items[:, :1]))
 
     def get_data_struct(self):
         self.filled = self.slots = 0

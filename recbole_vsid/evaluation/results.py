@@ -57,9 +57,7 @@ def record(config, dataset, trainer, model, n_users, selected_by, valid_result, 
         "seed": config["seed"],
         "protocol": {
             **protocol(config, dataset, n_users, selected_by),
-            "decoding": (f"beam {config['beam_width']}" if config["decoding"] == "beam" else "exact")
-            if generative
-            else "dense scores",
+            "decoding": model.ranking if generative else "dense scores",
         },
         "valid_result": valid_result,
         "test_result": test_result,

@@ -62,6 +62,20 @@ class GenerativeRecommender(SequentialRecommender, ABC):
         self.code_lengths = torch.from_numpy(table.lengths.astype(np.int64)).to(device)
         self.trie = PrefixTrie.from_table(table, device=device)
 
+    def restricted_trie(self, items):
+        """The tree of some ``items`` (ids) only: as :attr:`trie` it restricts every ranking to them."""
+        return PrefixTrie.from_table(self.semantic_ids, items, self.trie.device)
+
+    @property
+    def ranks_all(self):
+        """Whether a ranking scores every item instead of searching for the best ones."""
+        return self.decoding == "exact"
+
+    @property
+    def ranking(self):
+        """How items are found and put in order, in words."""
+        return "exact" if self.ranks_all else f"beam {self.beam_width}"
+
     @classmethod
     def check_settings(cls, config):
         """Refuse unusable settings before any data is read; a subclass adds its own.
@@ -126,7 +140,7 @@ class GenerativeRecommender(SequentialRecommender, ABC):
         Returns:
             items int64 ``[B, k]`` and scores float32 ``[B, k]``, sorted; empty slots are item 0 with −inf.
         """
-        if self.decoding == "exact":
+        if self.ranks_all:
             items, scores = best_items(self._catalogue_scores(interaction), k)
             items = torch.where(scores.isfinite(), items, 0)
         else:
@@ -140,7 +154,7 @@ class GenerativeRecommender(SequentialRecommender, ABC):
     @torch.no_grad()
     def full_sort_predict(self, interaction):
         """Log-probabilities ``[B, n_items]``; −inf for items that the beam did not reach."""
-        if self.decoding == "exact":
+        if self.ranks_all:
             return self._catalogue_scores(interaction)
         items, scores = self._beam_search(interaction)
         dense = scores.new_full((len(items), self.n_items), -torch.inf)

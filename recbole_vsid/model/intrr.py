@@ -24,6 +24,7 @@ from torch import nn
 from recbole_vsid.decoding.exact import score_first_order
 from recbole_vsid.model.causal import CausalRecommender, linear_weights
 from recbole_vsid.model.ran import RecursiveAssignment, Walk
+from recbole_vsid.model.unchanged import WhileUnchanged
 from recbole_vsid.semantic_id.table import PAD
 
 ITEM_TOKENS = ("redistributed", "uid", "codes")
@@ -56,7 +57,7 @@ class IntRR(CausalRecommender):
         first = torch.tensor([first for first, _ in self.vocabularies])
         # Codes count from 0 at every level, in the table's flat codes they need not.
         self.register_buffer("paths", torch.where(self.codes == PAD, PAD, self.codes - first), persistent=False)
-        self._token_table = self._table_of = None
+        self._token_table = WhileUnchanged()
 
     @classmethod
     def check_settings(cls, config):
@@ -92,21 +93,19 @@ class IntRR(CausalRecommender):
         return torch.arange(1, self.n_items, device=self.codes.device).split(4096)
 
     def train(self, mode=True):
-        """As in PyTorch; training forgets the token table, since not every optimizer lets its changes be seen."""
+        """As in PyTorch; training forgets the token table."""
         if mode:
-            self._table_of = None
+            self._token_table.forget()
         return super().train(mode)
 
     def token_table(self):
         """Tokens of all items ``[n_items, width]``, computed anew whenever a weight has changed; without gradient."""
-        weights = [weight for name, weight in self.named_parameters() if not name.startswith("backbone.")]
-        # Averaged weights are exchanged with the model's own by their storage, optimizers change it in place.
-        state = [self.bf16, *((weight.data_ptr(), weight._version) for weight in weights)]
-        if state != self._table_of:
-            with torch.no_grad():
-                self._token_table = F.pad(torch.cat([self.tokens_of(part)[0] for part in self._parts()]), (0, 0, 1, 0))
-            self._table_of = state
-        return self._token_table
+        weights = (weight for name, weight in self.named_parameters() if not name.startswith("backbone."))
+        with torch.no_grad():
+            return self._token_table.get(weights, self._all_tokens, self.bf16)
+
+    def _all_tokens(self):
+        return F.pad(torch.cat([self.tokens_of(part)[0] for part in self._parts()]), (0, 0, 1, 0))
 
     @torch.no_grad()
     def diagnostics(self):

@@ -43,5 +43,15 @@ class TestIntRRFlat(ModelConformance):
     learns = FEW_USERS
 
 
+class TestSASTrie(ModelConformance):
+    model = "SASTrie"
+    learns = {**FEW_USERS, "train_batch_size": 128}
+
+
+class TestMARIUS(ModelConformance):
+    model = "MARIUS"
+    learns = FEW_USERS
+
+
 def test_no_model_is_left_out():
     assert {cls.model for cls in ModelConformance.__subclasses__()} == set(MODELS)
