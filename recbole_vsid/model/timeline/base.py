@@ -58,7 +58,7 @@ class TimelineRecommender(GenerativeRecommender):
         if config["depth_network"] == "none":
             self.depth = NoDepth()
         elif config["depth_network"] == "linear":
-            self.depth = LinearDepth(width, self.tree.paths.size(1))
+            self.depth = LinearDepth(width, self.codes.size(1))  # new items may part chains
         else:
             self.depth = TransformerDepth(width, config["depth_layers"], head_size, config["depth_dropout"])
         self.sampler = None
@@ -86,9 +86,16 @@ class TimelineRecommender(GenerativeRecommender):
                 )
 
     def use_table(self, table, device):
+        """As in the base class. A later table may have more items, which are then ranked without own vectors.
+
+        Raises:
+            ValueError: a later table has other codes for the items of the first one, or other vocabularies.
+        """
         super().use_table(table, device)
-        self.tree = CodeTree.from_table(table, device)
+        self.tree, self.n_items = CodeTree.from_table(table, device), table.n_items
         self.trie = self.tree.trie
+        if hasattr(self, "node_vectors"):
+            self.node_vectors.follow(self.tree)
 
     def hidden_matrices(self):
         return [*self.timeline.parameters(), *self.depth.parameters()]
@@ -206,6 +213,7 @@ class TimelineRecommender(GenerativeRecommender):
         if self.rank_by == "generative":
             return super()._catalogue_scores(interaction)
         state, items = self.state(interaction), self.trie.members
-        scores = state.new_full((len(state), self.n_items), -torch.inf)
-        scores[:, items] = (state @ self.node_table().of_items(self.tree.paths[items]).T).log_softmax(1)
+        logits = (state @ self.node_table().of_items(self.tree.paths[items]).T).float()
+        scores = logits.new_full((len(state), self.n_items), -torch.inf)
+        scores[:, items] = logits.log_softmax(1)
         return scores

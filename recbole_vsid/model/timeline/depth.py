@@ -31,7 +31,7 @@ class NoDepth(nn.Module):
 
 
 class LinearDepth(nn.Module):
-    """A matrix per step."""
+    """A matrix per step, of as many as a code may have."""
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class LinearDepth(nn.Module):
 
     def forward(self, hidden: Tensor, paths: Tensor, table: NodeTable) -> Tensor:
         """As :meth:`NoDepth.forward`, but ``[n, depth, width]``."""
-        return torch.stack([matrix(hidden) for matrix in self.steps], dim=1)
+        return torch.stack([matrix(hidden) for matrix in self.steps[: paths.size(1)]], dim=1)
 
     def walk(self, hidden: Tensor, table: NodeTable) -> Step:
         """As :meth:`NoDepth.walk`."""

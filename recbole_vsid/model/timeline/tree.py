@@ -77,6 +77,27 @@ class CodeTree:
             n_codes=1 + int(first[-1]),
         )
 
+    def ends(self) -> Tensor:
+        """How many codes of its item stand above the end of each node of a path, int64 ``[n_items, depth]``.
+
+        Behind the leaf, a number above that of all codes.
+        """
+        lengths = (self.codes > 0).sum(1)[self.paths].cumsum(1)
+        return lengths.masked_fill(self.paths == ROOT, self.codes.numel() + 1)
+
+    def begins(self, other: CodeTree) -> bool:
+        """Whether ``other`` has all items of this tree, with the same codes in their order, and perhaps more."""
+        n_items = len(self.paths)
+        if len(other.paths) < n_items:
+            return False
+        mine, theirs = (tree.codes[tree.paths[:n_items]].flatten(1) for tree in (self, other))
+        width = max(mine.size(1), theirs.size(1))
+        packed = []
+        for codes in (mine, theirs):  # the chains of an item one behind the other
+            codes = torch.nn.functional.pad(codes, (0, width - codes.size(1)))
+            packed.append(codes.gather(1, (codes == 0).long().argsort(dim=1, stable=True)))
+        return torch.equal(*packed)
+
     def restricted(self, items: Tensor | np.ndarray) -> PrefixTrie:
         """The tree of ``items`` only; the tokens of its nodes are the nodes' numbers here."""
         return PrefixTrie.from_table(self.table, items, self.paths.device)

@@ -67,6 +67,29 @@ class NodeVectors(nn.Module):
                 nn.init.normal_(embedding.weight, std=std)
                 nn.init.zeros_(embedding.weight[:1])
 
+    def follow(self, tree: CodeTree) -> None:
+        """Go over to a tree with more items, in which every item that is here keeps its vector.
+
+        A new item may part a chain in two. Its own vector stays with the upper part, which the new item shares; but
+        that of a leaf stays with the leaf.
+
+        Raises:
+            ValueError: items that are here have other codes there, or the vocabularies differ.
+        """
+        before = self.tree
+        n_items = len(before.paths)
+        ends, new_ends = before.ends(), tree.ends()[:n_items]
+        if tree.n_codes != before.n_codes or len(new_ends) < n_items or not before.begins(tree):
+            raise ValueError("a later table must keep the codes of all items and the sizes of the vocabularies")
+        item, step = before.paths.nonzero(as_tuple=True)
+        begin = F.pad(ends, (1, 0))[item, step]
+        is_leaf = before.trie.item[before.paths[item, step]] > 0
+        last = (tree.paths[:n_items] > 0).sum(1)[item] - 1
+        place = torch.where(is_leaf, last, (new_ends[item] <= begin.unsqueeze(1)).sum(1))
+        rows = self.own_row.new_zeros(tree.trie.n_nodes)
+        rows[tree.paths[item, place]] = self.own_row[before.paths[item, step]]
+        self.tree, self.own_row = tree, rows
+
     def forward(self, nodes: Tensor | None = None) -> NodeTable:
         """The vectors of all nodes, or of ``nodes``, int64, distinct, ascending, the root among them."""
         codes, rows, place = self.tree.codes, self.own_row, None
