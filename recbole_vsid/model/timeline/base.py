@@ -167,14 +167,16 @@ class TimelineRecommender(GenerativeRecommender):
             return self._tables.get(self.node_vectors.parameters(), self.node_vectors, self.tree)
 
     def _autocast(self):
-        # In bf16 the best items of a large catalogue would tie; what a request computes is small.
+        # In bf16 the best items of a large catalogue would tie; only the timeline, see `state`, is worth it.
         return nullcontext()
 
     def state(self, interaction: Interaction) -> Tensor:
         """The timeline's state behind the last item of each history, ``[B, width]``."""
         lengths = interaction[self.ITEM_SEQ_LEN]
-        hidden = self._hidden(interaction[self.ITEM_SEQ][:, : int(lengths.max())], self.node_table())
-        return hidden[torch.arange(len(lengths), device=lengths.device), lengths - 1]
+        with super()._autocast():
+            hidden = self._hidden(interaction[self.ITEM_SEQ][:, : int(lengths.max())], self.node_table())
+        last = hidden[torch.arange(len(lengths), device=lengths.device), lengths - 1]
+        return last.to(self.node_table().vectors.dtype)
 
     def start_decoding(self, interaction):
         return self._decoder(self.state(interaction))
