@@ -50,7 +50,8 @@ def fill_cooccurrence(names: Sequence[str], blocks: list[np.ndarray]) -> list[in
         regressed[place] = int(cold.sum())
         getLogger().info(
             f"Co-occurrence of {regressed[place]:,} items without any is predicted from their other content, which "
-            f"explains {r2:.1%} of it for the {int(known.sum()):,} items that have both (R² by cross-validation)"
+            f"explains {r2:.1%} of it for the {int(known.sum()):,} items that have both (R² by generalized "
+            "cross-validation)"
         )
     return regressed
 
@@ -88,7 +89,7 @@ def predicted_block(
     return block, r2
 
 
-def _ridge(x, y, x_size, y_size):
+def _ridge(x: np.ndarray, y: np.ndarray, x_size: float, y_size: float) -> tuple[np.ndarray, float]:
     """Weights ``[p, q]`` of centred ``x`` → centred ``y``, and R² by generalized cross-validation.
 
     ``x_size`` and ``y_size`` are the sums of squares before centring, next to which rounding errors are judged.
