@@ -23,7 +23,7 @@ protocol and cost, and writes them as JSON. Without arguments: --model=VLSID --d
 
 Often used:
   --tokenizer=NAME      vlsid (variable length), dvae (the same with a fixed length), rkmeans, rvq, rqvae, opq, gaoq
-  --content=[A,B]       what the tokenizer sees of an item: tfidf, cooccurrence, text, fields, famae, file
+  --content=[A,B]       what the tokenizer sees of an item: auto, or tfidf, cooccurrence, text, fields, famae, file
   --sid_collisions=X    items with the same code: suffix (one more token), nearest, sinkhorn, none
   --sid_file=PATH       a table made elsewhere instead of a tokenizer: .safetensors, .json, .npy, .pt
   --cache_dir=FOLDER    where fitted tokenizers and slow item content are kept; --cache_dir=~ keeps none

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from recbole_vsid.settings import AUTO, content_names
 from recbole_vsid.tokenizer.famae import FAMAESettings
 
 
 def _content(config: Any) -> set[str]:
-    names = config["content"]
-    return set() if config["sid_file"] else {names} if isinstance(names, str) else set(names or ())
+    if config["sid_file"] or config["content"] is None:  # models of RecBole have no content
+        return set()
+    names = set(content_names(config))
+    return {"tfidf", "cooccurrence"} if names == {AUTO} else names
 
 
 def _has_content(*encoders: str) -> tuple[Callable, str]:

@@ -21,6 +21,9 @@ import yaml
 from recbole_vsid.registry import CONTENT_ENCODERS, unknown
 from recbole_vsid.rules import LARGEST, Anything, Choice, Either, Encoding, Mapping, Number, Several, Text
 
+# The value of ``content`` that leaves the choice of encoders to the data.
+AUTO = "auto"
+
 
 def at_least(least: int, most: float = math.inf) -> Number:
     return Number(least, most, whole=True)
@@ -153,10 +156,10 @@ RULES = {
     "num_threads": at_least(0, 1024),
     **dict.fromkeys(("result_file", "cache_dir", "content_file", "content_ids", "sid_file", "sid_file_ids"), PATH),
     # Item content
-    "content": Several(NAME, single=True, least=1, words="a name or a list of names"),
+    "content": Several(NAME, single=True, least=1, words="auto, a name or a list of names"),
     "content_weights": Several(POSITIVE, empty=True, least=1, words="one positive number for each of `content`"),
     "content_dim": SIZE,
-    "missing_content": Choice(("error", "zero")),
+    "missing_content": Choice(("error", "zero"), empty=True),
     "cooccurrence_window": at_least(1),
     "text_model": NAME,
     "text_columns": NAMES,
@@ -271,17 +274,28 @@ def check_setting(key: str, value: Any, default: Any, own: bool) -> None:
         raise ValueError(f"{key}={value!r} is not usable: it must be {rule}")
 
 
+def content_names(config: Any) -> list[str]:
+    """What ``content`` names, a list also where it is one name; :data:`AUTO` alone leaves the choice to the data."""
+    names = config["content"]
+    return list(names) if isinstance(names, (list, tuple)) else [names]
+
+
 def check_content(config: Any) -> None:
     """Refuse encoders of ``content`` that are not there, and ``content_weights`` that are not as many.
+
+    How many ``auto`` will choose only the data can tell.
 
     Raises:
         ValueError: naming the setting.
     """
-    names = config["content"] if isinstance(config["content"], (list, tuple)) else [config["content"]]
-    weights = config["content_weights"]
+    names, weights = content_names(config), config["content_weights"]
+    if names == [AUTO]:
+        return
+    if AUTO in names:
+        raise ValueError(f"content={names!r} is not usable: {AUTO} chooses the encoders itself and must stand alone")
     for name in names:
         if name not in CONTENT_ENCODERS:
-            raise unknown("content encoder", name, list(CONTENT_ENCODERS), " Set content.")
+            raise unknown("content encoder", name, [AUTO, *CONTENT_ENCODERS], " Set content.")
     if weights is not None and len(weights) != len(names):
         raise ValueError(f"content_weights={weights!r} must be one positive number for each of content={names!r}")
 

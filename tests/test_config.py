@@ -329,6 +329,7 @@ def test_values_of_another_kind_are_named(key, value):
 @pytest.mark.parametrize(
     ("key", "value"),
     [("dropout_prob", 0), ("clip_grad_norm", None), ("content", "tfidf"), ("sid_vocab_size", 12), ("gpu_id", 0),
+     ("content", "auto"), ("missing_content", None),
      ("content_weights", [1, 2.5]), ("topk", (5, 10)), ("load_col", {"inter": "*"})],
 )  # fmt: skip
 def test_values_of_a_kindred_kind_are_taken(key, value):

@@ -21,6 +21,8 @@ def idle(model="VLSID", **settings):
         ({"text_max_length": 5}, "text_max_length", "content=text"),
         ({"famae_width": 8}, "famae_width", "content=famae"),
         ({"field_bins": 5}, "field_bins", "content=fields or content=famae"),
+        ({"content": "auto", "field_bins": 5}, "field_bins", "content=fields"),
+        ({"content": "file", "content_dim": 5}, "content_dim", "content=tfidf or content=cooccurrence"),
         ({"sid_file_ids": "x"}, "sid_file_ids", "sid_file"),
         ({"sid_file": "x", "sid_updates": 5}, "sid_updates", "sid_file"),
         ({"learner": "adam", "muon_learning_rate": 0.1}, "muon_learning_rate", "learner=muon"),
@@ -38,6 +40,8 @@ def test_what_does_nothing_is_named_with_what_it_needs(settings, key, needed):
 
 def test_what_does_something_is_not_named():
     assert not idle()
+    for given in ({}, {"content": "auto"}, {"content": ["auto"]}):
+        assert not idle(content_dim=8, cooccurrence_window=3, content_weights=[1, 2], missing_content="zero", **given)
     assert not idle(content="file", content_file="x.npy", content_ids="x.txt")
     assert not idle(sid_file="x", sid_file_ids="y")
     assert not idle(content=["tfidf", "famae"], famae_width=8, field_bins=5, content_dim=8, beam_width=60)

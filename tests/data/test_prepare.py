@@ -593,7 +593,7 @@ def test_items_and_events_that_do_not_match():
         "item_id:token\ttitle:token\titem_timestamp:token", "i1\tone\ta", "i0\tzero\tb", "i2\t\t", "i3\t\t",
     ]  # fmt: skip
     counts = ("items_without_row", "items_without_text", "items_left_out")
-    assert [summary[key] for key in counts] == [2, 2, 1] and "--missing_content=zero" in summary["next"]
+    assert [summary[key] for key in counts] == [2, 2, 1] and "content" not in summary["next"]
     said = "\n".join(summary["notes"])
     for word in ("1 rows repeat an item", "2 items with events have no row", "'empty': left out", "holds mappings"):
         assert word in said
@@ -779,9 +779,11 @@ def test_commands_that_are_refused(capsys, arguments, told):
     assert told in capsys.readouterr().err
 
 
-def test_without_items_the_next_command_uses_the_events_alone():
-    summary = prepare(small_events(), "shop")
-    assert summary["next"].endswith("--content=cooccurrence --missing_content=zero")
+def test_without_items_the_next_command_trains_on_the_events_alone(small_settings):
+    arguments = shlex.split(prepare(events_frame(zip(*planted_events())), "shop")["next"])
+    assert not [word for word in arguments if "content" in word]
+    changes = {**small_settings(epochs=1), "data_path": "dataset"}
+    assert main([*arguments[2:], *(f"--{key}={value}" for key, value in changes.items())]) == 0
 
 
 @pytest.mark.parametrize(

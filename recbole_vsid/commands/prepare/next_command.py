@@ -27,9 +27,4 @@ def next_command(summary: dict, data_path: str | Path) -> str:
         # A beam wider than the catalogue finds nothing more.
         options += [f"--topk=[{','.join(map(str, cutoffs))}]", f"--valid_metric=NDCG@{selected}"]
         options.append(f"--beam_width={summary['items']}")
-    without_text = summary.get("items_without_text", summary["items"])
-    if without_text == summary["items"]:
-        options.append("--content=cooccurrence")
-    if without_text:  # nor has an item any co-occurrence without training events
-        options.append("--missing_content=zero")
     return f"{program_name()} {join_command(options)}"
