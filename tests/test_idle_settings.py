@@ -52,7 +52,7 @@ def test_what_does_something_is_not_named():
 
 def test_every_condition_is_of_a_setting_that_there_is():
     known = set()
-    for model in ("VLSID", "TIGER", "DIGER", "IntRR"):
+    for model in ("VLSID", "TIGER", "DIGER", "IntRR", "SASTrie"):
         known |= Config(model, "toy", config_dict={})._settings
     known |= Config("VLSID", "toy", config_dict={"tokenizer": "rqvae"})._settings
     assert set(CONDITIONS) <= known | {"tail_ratio"}

@@ -50,6 +50,40 @@ def test_event_logs_against_loops(sequences, longest, random):
         assert row.tolist() == history + [0] * (longest - len(history)) and length == len(history)
 
 
+def timed_log(sequences, times):
+    users = np.array([user for user, items in enumerate(sequences) for _ in items], dtype=np.int64)
+    items = [item for items in sequences for item in items]
+    return EventLog.from_columns(users, items, len(sequences), np.array([each for row in times for each in row]))
+
+
+def test_only_events_of_a_user_at_the_same_time_change_places():
+    sequences = [[], [1, 2, 3, 4, 5], [6, 7], [8]]
+    log = timed_log(sequences, [[], [1, 1, 2, 3, 3], [3, 3], [3]])
+    assert log.moments.tolist() == [0, 0, 1, 2, 2, 3, 3, 4]
+    seen = set()
+    for seed in range(100):
+        shuffled = log.shuffled(np.random.default_rng(seed))
+        assert shuffled.offsets is log.offsets
+        assert sorted(shuffled.items[:2]) == [1, 2] and shuffled.items[2] == 3 and shuffled.items[7] == 8
+        assert sorted(shuffled.items[3:5]) == [4, 5] and sorted(shuffled.items[5:7]) == [6, 7]
+        seen.add(tuple(shuffled.items.tolist()))
+    assert len(seen) == 8
+    assert log.heads(np.array([0, 2, 1, 0])).moments.tolist() == [0, 0, 3]
+
+
+def test_a_loader_shuffles_anew_every_epoch_and_from_the_same_start():
+    log = timed_log([[], [1, 2, 3, 4, 5, 6]], [[], [1] * 6])
+    loader = WindowLoader(settings_of(5), Part(log), np.ones(30, dtype=int), 12, 40, shuffle=True)
+    epochs = [epoch_of(loader, epoch)[0][0][0].tolist() for epoch in (0, 1, 2, 1)]
+    assert all(sorted(items) == [1, 2, 3, 4, 5, 6] for items in epochs)
+    assert epochs[1] == epochs[3] and len({tuple(items) for items in epochs}) == 3
+
+
+def test_a_log_without_times_keeps_its_order():
+    log = make_log([[], [1, 2, 3]])
+    assert log.shuffled(np.random.default_rng(0)) is log
+
+
 @exactly
 @given(logs, st.integers(0, 4), st.randoms(use_true_random=False))
 def test_gather_against_a_loop(sequences, wider, random):
