@@ -30,6 +30,7 @@ from recbole_vsid.model.timeline.tree import CodeTree
 from recbole_vsid.model.timeline.vectors import NodeTable, NodeVectors
 from recbole_vsid.model.unchanged import WhileUnchanged
 
+UPDATES_PER_EPOCH = 64  # at least, or few events would mean few updates
 MOST_NODES = 2**16  # in a larger tree a training step computes only the vectors that its batch needs
 
 
@@ -102,7 +103,8 @@ class TimelineRecommender(GenerativeRecommender):
 
     def train_loader(self, config, dataset):
         costs = np.ones(self.semantic_ids.n_items, dtype=np.int64)
-        length, size = config["MAX_ITEM_LIST_LENGTH"], config["train_batch_size"]
+        length = config["MAX_ITEM_LIST_LENGTH"]
+        size = min(config["train_batch_size"], max(length, len(dataset.training.items) // UPDATES_PER_EPOCH))
         return WindowLoader(config, dataset, costs, length, size, lead=True, shuffle=config["timewise_shuffle"])
 
     # --------------------------------------------------------------------- training
