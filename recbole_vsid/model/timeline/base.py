@@ -92,11 +92,11 @@ class TimelineRecommender(GenerativeRecommender):
         Raises:
             ValueError: a later table has other codes for the items of the first one, or other vocabularies.
         """
-        super().use_table(table, device)
-        self.tree, self.n_items = CodeTree.from_table(table, device), table.n_items
-        self.trie = self.tree.trie
+        tree = CodeTree.from_table(table, device)
         if hasattr(self, "node_vectors"):
-            self.node_vectors.follow(self.tree)
+            self.node_vectors.follow(tree)
+        super().use_table(table, device)
+        self.tree, self.trie, self.n_items = tree, tree.trie, table.n_items
 
     def hidden_matrices(self):
         return [*self.timeline.parameters(), *self.depth.parameters()]
