@@ -30,6 +30,7 @@ class CodeTree:
         codes: int64 ``[n_nodes, longest chain]``, rows of the code embeddings on each node's chain, counted from 1 over
             all levels one after another; 0 behind the chain's end. A level has rows of its own for every code.
         n_codes: rows that the code embeddings need, the unused row 0 included.
+        suffix: whether the last code of every item only tells apart items with the same content.
     """
 
     trie: PrefixTrie
@@ -37,6 +38,7 @@ class CodeTree:
     paths: Tensor
     codes: Tensor
     n_codes: int
+    suffix: bool
 
     @classmethod
     def from_table(cls, table: SemanticIDs, device: torch.device | str | None = None) -> CodeTree:
@@ -75,7 +77,17 @@ class CodeTree:
             paths=torch.from_numpy(paths).to(device),
             codes=torch.from_numpy(codes).to(device),
             n_codes=1 + int(first[-1]),
+            suffix=table.suffix,
         )
+
+    def content_codes(self) -> Tensor:
+        """:attr:`codes` without those that say nothing of the items, int64 ``[n_nodes, longest chain]``."""
+        if not self.suffix:
+            return self.codes
+        last = (self.codes > 0).sum(1, keepdim=True) - 1
+        is_leaf = (self.trie.item > 0).unsqueeze(1)
+        here = torch.arange(self.codes.size(1), device=self.codes.device) == last
+        return self.codes.masked_fill(here & is_leaf, 0)
 
     def ends(self) -> Tensor:
         """How many codes of its item stand above the end of each node of a path, int64 ``[n_items, depth]``.

@@ -47,14 +47,16 @@ class NodeVectors(nn.Module):
     Args:
         tree: the tree.
         width: size of a vector.
-        own: which nodes have a vector of their own: ``all``, ``leaf`` (the last of each path) or ``none``.
+        own: which nodes have a vector of their own: ``all``, ``leaf`` (the last of each path) or ``none``. If leaves
+            have one, a code that only tells items apart has none: what it shares between items would mean nothing.
         codes: whether codes have vectors; without them only own vectors are left.
         std: spread of the initial vectors.
     """
 
     def __init__(self, tree: CodeTree, width: int, own: str = "all", codes: bool = True, std: float = 0.05) -> None:
         super().__init__()
-        self.tree = tree
+        self.use_suffix = own == "none"
+        self._take(tree)
         self.code = nn.Embedding(tree.n_codes, width, padding_idx=0) if codes else None
         rows = torch.zeros(tree.trie.n_nodes, dtype=torch.int64)
         if own != "none":
@@ -88,11 +90,17 @@ class NodeVectors(nn.Module):
         place = torch.where(is_leaf, last, (new_ends[item] <= begin.unsqueeze(1)).sum(1))
         rows = self.own_row.new_zeros(tree.trie.n_nodes)
         rows[tree.paths[item, place]] = self.own_row[before.paths[item, step]]
-        self.tree, self.own_row = tree, rows
+        self._take(tree)
+        self.own_row = rows
+
+    def _take(self, tree):
+        self.tree = tree
+        codes = tree.codes if self.use_suffix else tree.content_codes()
+        self.register_buffer("codes", codes, persistent=False)
 
     def forward(self, nodes: Tensor | None = None) -> NodeTable:
         """The vectors of all nodes, or of ``nodes``, int64, distinct, ascending, the root among them."""
-        codes, rows, place = self.tree.codes, self.own_row, None
+        codes, rows, place = self.codes, self.own_row, None
         if nodes is not None:
             codes, rows = codes[nodes], rows[nodes]
             place = torch.empty(self.tree.trie.n_nodes, dtype=torch.int64, device=nodes.device)
