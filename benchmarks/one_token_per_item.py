@@ -108,8 +108,8 @@ def build(name, backbone, split, options, max_items=MAX_ITEMS, model_class=None)
     return model, config
 
 
-def optimizer_of(model, config):
-    """The trainer's optimizer; the folders that RecBole's trainers leave where they are made go to a temporary one."""
+def trainer_of(model, config):
+    """The trainer; the folders that RecBole's trainers leave where they are made go to a temporary one."""
     here = os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -118,7 +118,12 @@ def optimizer_of(model, config):
             trainer.tensorboard.close()
         finally:
             os.chdir(here)
-    return trainer.optimizer
+    return trainer
+
+
+def optimizer_of(model, config):
+    """The trainer's optimizer."""
+    return trainer_of(model, config).optimizer
 
 
 # ---------------------------------------------------------------------------------- training
