@@ -29,9 +29,7 @@ Memory is how far this raises a fresh process above what it holds before (on Lin
 then that of building the catalogue hides some of it). Libraries loaded on first use are in it.
 
 latency: the ten best items of users with histories of ``--history`` random items, by a model of random weights over the
-same catalogues. Vectors of nodes are computed beforehand, as in serving. "q, all items" is the model's own ranking,
-which sums the nodes of all items anew for every request; with "vectors kept" the sums are kept as well, and the scores
-are not normalised.
+same catalogues. Vectors of nodes, and for "q, all items" of items, are computed beforehand, as in serving.
 """
 
 from __future__ import annotations
@@ -420,14 +418,7 @@ def searches(model: TimelineRecommender, rows: Interaction, options: argparse.Na
     n_users, width = len(rows[model.ITEM_SEQ]), model.node_vectors.own.weight.size(1)
     if 4 * model.n_items * (4 * n_users + 6 * width) / 1e9 > options.memory_gb:
         return ways
-    items = model.node_table().of_items(model.tree.paths[1:]).T.contiguous()
-
-    @torch.no_grad()
-    def by_kept_vectors() -> Tensor:
-        return (model.state(rows) @ items).topk(TOP).indices + 1
-
     ways["q, all items"] = partial(variant(model, rank_by="dense").topk, rows, TOP)
-    ways["q, all items, vectors kept"] = by_kept_vectors
     return ways
 
 

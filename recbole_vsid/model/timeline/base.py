@@ -9,6 +9,7 @@ one, may put them in order.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ class TimelineRecommender(GenerativeRecommender):
         if self.dense_weight and self.n_items - 1 > config["full_softmax_items"]:
             popularity = torch.from_numpy(dataset.popularity())
             self.sampler = ItemSampler(self.tree, popularity, config["uniform_negatives"])
-        self._tables = WhileUnchanged()
+        self._tables, self._items = WhileUnchanged(), WhileUnchanged()
 
     @classmethod
     def check_settings(cls, config):
@@ -161,12 +162,19 @@ class TimelineRecommender(GenerativeRecommender):
         """As in PyTorch; training forgets the vectors of nodes."""
         if mode:
             self._tables.forget()
+            self._items.forget()
         return super().train(mode)
 
     def node_table(self) -> NodeTable:
         """Vectors of all nodes, without gradient, computed anew when a weight has changed."""
         with torch.no_grad():
             return self._tables.get(self.node_vectors.parameters(), self.node_vectors, self.tree)
+
+    def item_vectors(self) -> Tensor:
+        """Vectors of all items ``[n_items, width]``; as :meth:`node_table`."""
+        with torch.no_grad():
+            compute = partial(self.node_table().of_items, self.tree.paths)
+            return self._items.get(self.node_vectors.parameters(), compute, self.tree)
 
     def _autocast(self):
         # In bf16 the best items of a large catalogue would tie; only the timeline, see `state`, is worth it.
@@ -216,8 +224,7 @@ class TimelineRecommender(GenerativeRecommender):
     def _catalogue_scores(self, interaction):
         if self.rank_by == "generative":
             return super()._catalogue_scores(interaction)
-        state, items = self.state(interaction), self.trie.members
-        logits = (state @ self.node_table().of_items(self.tree.paths[items]).T).float()
-        scores = logits.new_full((len(state), self.n_items), -torch.inf)
-        scores[:, items] = logits.log_softmax(1)
-        return scores
+        logits = (self.state(interaction) @ self.item_vectors().T).float()
+        hidden = torch.ones(self.n_items, dtype=torch.bool, device=logits.device)
+        hidden[self.trie.members] = False
+        return logits.masked_fill_(hidden, -torch.inf).log_softmax(1)
