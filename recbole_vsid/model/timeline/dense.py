@@ -118,7 +118,7 @@ class ItemSampler:
         uniform = torch.randint(1, n_items + 1, (self.n_uniform,), device=targets.device)
         items = torch.cat([self.members[siblings], uniform]).unique()
         absent = (len(targets) - 1) * torch.log1p(-self.share[self.family[items]].clamp(max=1 - 1e-9))
-        absent = absent + self.n_uniform * math.log1p(-1 / n_items)
+        absent = absent + self.n_uniform * math.log1p(-1 / max(n_items, 2))
         return Candidates(items, torch.log(-torch.expm1(absent)).float())
 
     def loss(self, states: Tensor, targets: Tensor, drawn: Candidates, table: NodeTable, tree: CodeTree) -> Tensor:

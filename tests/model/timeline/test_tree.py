@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 
 from recbole_vsid.model.timeline.tree import CodeTree
 from recbole_vsid.semantic_id.table import PAD, SemanticIDs
 from tests.decoding.naive import code_of_item
-from tests.model.timeline.tiny import first_of_level, naive_choices
+from tests.model.timeline.tiny import first_of_level, naive_choices, tiny_sastrie
 from tests.property.strategies import make_table
 from tests.property.test_first_order import tables_with_twins
 
@@ -56,6 +57,22 @@ def test_chains_are_one_node():
     assert tree.codes.tolist() == [
         [0, 0, 0, 0], [1, 5, 10, 0], [2, 7, 9, 13], [14, 0, 0, 0], [15, 0, 0, 0]
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("own", ["all", "leaf", "none"])
+def test_codes_that_only_tell_items_apart_have_no_vector_beside_own_ones(own):
+    # The last code is a suffix; of (1, 0) it is on the chain, of the others a choice.
+    codes = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (1, 0, 0)]
+    model = tiny_sastrie(make_table(codes, [2, 2, 2], False, suffix=True), own_vectors=own)
+    vectors, code = model.node_vectors, model.node_vectors.code.weight
+    for item, (first, second, suffix) in enumerate(codes, start=1):
+        expected = code[1 + first] + code[3 + second]
+        if own == "none":
+            expected = expected + code[5 + suffix]
+        else:
+            path = model.tree.paths[item]
+            expected = expected + vectors.own.weight[vectors.own_row[path[path > 0]]].sum(0)
+        assert torch.allclose(model.item_vectors()[item], expected)
 
 
 def test_a_restricted_tree_keeps_the_numbers_of_the_nodes():
