@@ -179,6 +179,14 @@ class ModelConformance:
         assert torch.allclose(by_beam, exact, atol=1e-4)
         assert exact[:, 1:].isfinite().all() and (exact[:, 1:].exp().sum(1) < 1 + 1e-4).all()
 
+    @pytest.mark.parametrize("decoding", ["beam", "exact"])
+    def test_a_ranking_restricted_to_some_items_is_complete(self, settings, decoding):
+        _, _, _, model, _ = self.build(settings, decoding=decoding)
+        self.disturb(model).trie = model.restricted_trie([2, 3, 11, 40])
+        items, scores = model.topk(self.histories([1], [4, 5, 6]), 5)
+        assert items.sort(1).values.tolist() == [[0, 2, 3, 11, 40]] * 2
+        assert scores[:, :4].isfinite().all() and (scores[:, 4] == -torch.inf).all()
+
     def test_a_row_does_not_depend_on_its_batch(self, settings):
         _, _, _, model, _ = self.build(settings, decoding="exact")
         self.disturb(model)
