@@ -21,12 +21,12 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 @pytest.mark.parametrize("each", ENDING)
 def test_a_signal_is_like_an_interruption_unless_it_is_ignored(each):
-    before = signal.getsignal(each)
-    with pytest.raises(KeyboardInterrupt), interrupted_by_signals():
-        signal.raise_signal(each)
-    assert signal.getsignal(each) is before
-    signal.signal(each, signal.SIG_IGN)
+    before = signal.signal(each, signal.SIG_DFL)  # the tests themselves may run under nohup
     try:
+        with pytest.raises(KeyboardInterrupt), interrupted_by_signals():
+            signal.raise_signal(each)
+        assert signal.getsignal(each) is signal.SIG_DFL
+        signal.signal(each, signal.SIG_IGN)
         with interrupted_by_signals():
             signal.raise_signal(each)  # as under nohup
     finally:
