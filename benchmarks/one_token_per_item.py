@@ -129,6 +129,20 @@ def optimizer_of(model, config):
 # ---------------------------------------------------------------------------------- training
 
 
+def one_round(training):
+    """One update per batch of anything with ``model``, ``config``, ``optimizer``, ``batches`` and ``bf16``."""
+    clip = training.config["clip_grad_norm"]
+    training.model.train()
+    for batch in training.batches:
+        training.optimizer.zero_grad()
+        with autocast(training.bf16):
+            loss = training.model.calculate_loss(batch)
+        loss.backward()
+        if clip:
+            nn.utils.clip_grad_norm_(training.model.parameters(), **clip)
+        training.optimizer.step()
+
+
 class Training:
     """A model, its optimizer and the batches of a round.
 
@@ -148,16 +162,7 @@ class Training:
 
     def run(self):
         """One update per batch."""
-        clip = self.config["clip_grad_norm"]
-        self.model.train()
-        for batch in self.batches:
-            self.optimizer.zero_grad()
-            with autocast(self.bf16):
-                loss = self.model.calculate_loss(batch)
-            loss.backward()
-            if clip:
-                nn.utils.clip_grad_norm_(self.model.parameters(), **clip)
-            self.optimizer.step()
+        one_round(self)
 
 
 def prefix_batches(model, config, log, options):

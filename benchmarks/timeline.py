@@ -60,7 +60,7 @@ from encoder_decoder import (
     median_seconds,
     real_training_split,
 )
-from one_token_per_item import SASREC, optimizer_of, prefix_batches, trainer_of
+from one_token_per_item import SASREC, one_round, optimizer_of, prefix_batches, trainer_of
 from recbole.data.interaction import Interaction
 from rich.console import Console
 from rich.table import Table
@@ -208,16 +208,7 @@ class Training:
 
     def run(self) -> None:
         """One update per batch."""
-        clip = self.config["clip_grad_norm"]
-        self.model.train()
-        for batch in self.batches:
-            self.optimizer.zero_grad()
-            with autocast(self.bf16):
-                loss = self.model.calculate_loss(batch)
-            loss.backward()
-            if clip:
-                nn.utils.clip_grad_norm_(self.model.parameters(), **clip)
-            self.optimizer.step()
+        one_round(self)
 
 
 def measure_training(options: argparse.Namespace, console: Console) -> None:
